@@ -1,0 +1,64 @@
+"""hashzoo: a model zoo for deep hashing.
+
+>>> import hashzoo
+>>> [info.name for info in hashzoo.list_models("dahp-*", bits=48, dataset="cifar10")]
+['dahp-resnet18-cifar10-48bit']
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashzoo.builtin.losses import classification as classification
+    from hashzoo.builtin.losses import pairwise_likelihood as pairwise_likelihood
+    from hashzoo.codes import Codes as Codes
+    from hashzoo.errors import CodesError as CodesError
+    from hashzoo.errors import ConfigError as ConfigError
+    from hashzoo.errors import HashzooError as HashzooError
+    from hashzoo.hookspecs import Backbone as Backbone
+    from hashzoo.hookspecs import HashOutput as HashOutput
+    from hashzoo.hookspecs import Head as Head
+    from hashzoo.hookspecs import Loss as Loss
+    from hashzoo.hookspecs import Quantizer as Quantizer
+    from hashzoo.hookspecs import Register as Register
+    from hashzoo.hookspecs import hookimpl as hookimpl
+    from hashzoo.model import HashModel as HashModel
+    from hashzoo.search import Hits as Hits
+    from hashzoo.search import Index as Index
+    from hashzoo.zoo import list_models as list_models
+    from hashzoo.zoo import load as load
+
+# Public name -> the module that holds it; imported on first use, so that `import hashzoo` loads no torch.
+_PUBLIC = {
+    "Codes": "hashzoo.codes",
+    "Index": "hashzoo.search",
+    "Hits": "hashzoo.search",
+    "HashModel": "hashzoo.model",
+    "load": "hashzoo.zoo",
+    "list_models": "hashzoo.zoo",
+    "hookimpl": "hashzoo.hookspecs",
+    "Register": "hashzoo.hookspecs",
+    "HashOutput": "hashzoo.hookspecs",
+    "Backbone": "hashzoo.hookspecs",
+    "Head": "hashzoo.hookspecs",
+    "Loss": "hashzoo.hookspecs",
+    "Quantizer": "hashzoo.hookspecs",
+    "HashzooError": "hashzoo.errors",
+    "ConfigError": "hashzoo.errors",
+    "CodesError": "hashzoo.errors",
+    "pairwise_likelihood": "hashzoo.builtin.losses",
+    "classification": "hashzoo.builtin.losses",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - a list of the names above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hashzoo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

@@ -1,0 +1,40 @@
+"""The command line: one file a verb group; a command imports what it needs when it runs."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from hashzoo.cli import train
+from hashzoo.errors import HashzooError
+
+app = typer.Typer(
+    name="hashzoo",
+    help="A model zoo for deep hashing: binary codes by name, exact Hamming search, numbers you can recompute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (train,):
+    module.add_to(app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["HASHZOO_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one sentence and exit code 2."""
+    try:
+        app()
+    except HashzooError as error:
+        if os.environ.get("HASHZOO_DEBUG"):
+            raise
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(2)

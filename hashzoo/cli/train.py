@@ -1,0 +1,54 @@
+"""`hashzoo train`."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hashzoo.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this group's commands."""
+    app.command()(train)
+
+
+def train(
+    method: Annotated[str, typer.Argument(help="A method's name (`hashzoo plugins`), or a recipe.toml.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run; a killed run goes on when started again.")],
+    dataset: Annotated[str, typer.Option(help="A data set's name, or a folder.")] = "cifar10",
+    bits: Annotated[int, typer.Option(help="Code length K, 4 to 1024.")] = 48,
+    protocol: Annotated[str | None, typer.Option(help="Whose training list to use; default the data set's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change the method's recipe, as TOML: --set 'optimization.epochs = 3'. Repeatable."),
+    ] = None,
+) -> None:
+    """Train a model and write its folder.
+
+    Example: hashzoo train dahp --dataset cifar10 --bits 48 --out runs/dahp
+    """
+    from hashzoo.codes import check_bits
+    from hashzoo.training import make_recipe, read_recipe
+    from hashzoo.training import train as run
+
+    check_bits(bits)
+    if method.endswith(".toml"):
+        if change:
+            raise ConfigError("A recipe file is run as it is; edit it instead of using --set.")
+        recipe = read_recipe(method)
+    else:
+        from hashzoo.data.datasets import get_spec
+
+        try:
+            changes: dict[str, Any] = tomllib.loads("\n".join(change or []))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"--set takes TOML such as 'optimization.epochs = 3' ({error}).") from error
+        recipe = make_recipe(
+            method, bits=bits, dataset=dataset, protocol=protocol or get_spec(dataset).protocol, seed=seed, changes=changes
+        )
+    folder = run(recipe, out, device=device)
+    typer.echo(folder)

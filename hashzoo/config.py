@@ -1,0 +1,122 @@
+"""What config.json says: the schema of a model's folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from hashzoo.codes import MAX_BITS, MIN_BITS
+from hashzoo.errors import ConfigError
+
+FORMAT = 1
+NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+
+
+class Schema(BaseModel):
+    """Base of every file schema: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentRef(Schema):
+    """A component by its registry name; code is never named by path."""
+
+    name: str
+    package: str | None = Field(None, description="the package that registers it; named when it is not installed")
+    args: dict[str, Any] = {}
+
+
+Channels = tuple[float, float, float]
+
+
+class PreprocessConfig(Schema):
+    """From an RGB image to the network's input.
+
+    Attributes:
+        size: height and width of the input, pixels.
+        fit: "squash" resizes both sides to `size`; "crop" resizes the shorter side and cuts the centre.
+        interpolation: of the resize; always antialiased.
+        mean: per RGB channel, of pixel values scaled to 0..1.
+        std: likewise.
+    """
+
+    size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
+    fit: Literal["squash", "crop"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
+
+
+class ModelConfig(Schema):
+    """config.json of a model: everything `hashzoo.load` needs beside the weights.
+
+    Attributes:
+        format: version of this schema; a newer one is refused.
+        name: `method-backbone-dataset-NNbit`, with an optional `.tag`; a key, never parsed.
+        dtype: of the stored matrices; vectors (biases, batch-norm) are stored in float32.
+        weights_sha256: of model.safetensors.
+    """
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
+    method: str
+    bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+    backbone: ComponentRef
+    head: ComponentRef
+    quantizer: ComponentRef
+    preprocess: PreprocessConfig
+    dataset: str
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    dtype: Literal["float16", "float32"] = "float16"
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    license: str = "apache-2.0"
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validate(schema: type[S], data: object, what: str) -> S:
+    """Check `data` against `schema`.
+
+    Raises:
+        ConfigError: one sentence naming `what`, the field, and what is wrong with it.
+    """
+    if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+        raise ConfigError(
+            f"{what} has format {data['format']}, this hashzoo reads up to {FORMAT}; update with "
+            "`pip install --upgrade hashzoo`."
+        )
+    try:
+        return schema.model_validate(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ConfigError(f"{what}: {field!r} is wrong ({first['msg']}, got {_short(first['input'])}).") from error
+
+
+def read_json(schema: type[S], path: str | os.PathLike[str]) -> S:
+    """Read a JSON file and check it against `schema`.
+
+    Raises:
+        ConfigError: the file is missing, is no JSON, or does not follow the schema.
+    """
+    import json
+
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; a model's folder needs it.") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}).") from error
+    return validate(schema, data, str(path))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

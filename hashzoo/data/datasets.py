@@ -1,0 +1,177 @@
+"""Data sets through Hugging Face `datasets`: a name, a folder of Parquet files, or an image folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import tomllib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hashzoo.config import PreprocessConfig, Schema, validate
+from hashzoo.errors import DataError, unknown
+from hashzoo.preprocess import Preprocess, read_image
+
+
+class DatasetSpec(Schema):
+    """An entry of datasets.toml."""
+
+    hub: str
+    image: str
+    label: str
+    side: int
+    splits: tuple[str, ...]
+    protocol: str
+    license: str
+    copies: dict[str, str] = {}
+
+
+@cache
+def _specs() -> dict[str, DatasetSpec]:
+    text = importlib.resources.files("hashzoo.data").joinpath("datasets.toml").read_text(encoding="utf-8")
+    return {name: validate(DatasetSpec, data, f"datasets.toml, {name}") for name, data in tomllib.loads(text).items()}
+
+
+def dataset_names() -> list[str]:
+    """Names of the data sets that hashzoo knows."""
+    return sorted(_specs())
+
+
+def get_spec(name: str) -> DatasetSpec:
+    """Facts of a named data set.
+
+    Raises:
+        UnknownNameError: hashzoo does not know it.
+    """
+    if name not in _specs():
+        raise unknown("data set", name, _specs(), f"known are {', '.join(dataset_names())}.")
+    return _specs()[name]
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """All images of a data set in a fixed order, still encoded, with their labels.
+
+    Attributes:
+        name: of the data set.
+        images: encoded files, one bytes object an image.
+        labels: int64 (N,), or bool (N, C) where the label column holds lists.
+        classes: C names.
+        bounds: split -> (first, past the last) position in the pool.
+        side: images are decoded to side x side pixels.
+    """
+
+    name: str
+    images: list[bytes]
+    labels: NDArray[Any]
+    classes: tuple[str, ...]
+    bounds: dict[str, tuple[int, int]]
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def decode(self, positions: NDArray[np.int64]) -> Tensor:
+        """Decode to uint8 (N, 3, side, side); images of another size are resized and cut to it."""
+        fit = Preprocess(PreprocessConfig(size=(self.side, self.side), interpolation="bicubic")).fit
+        out = torch.empty((len(positions), 3, self.side, self.side), dtype=torch.uint8)
+        for row, position in enumerate(positions):
+            out[row] = fit(read_image(self.images[position]))
+        return out
+
+    @cached_property
+    def copy(self) -> str:
+        """Which copy of the data this is, told by the sha256 over all encoded images in order."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(image)
+        key = digest.hexdigest()
+        known = _specs()[self.name].copies.get(key) if self.name in _specs() else None
+        return f"{known or 'copy not known to hashzoo'} (sha256 {key[:16]})"
+
+
+def open_pool(name: str) -> ImagePool:
+    """Load a data set's images (encoded) and labels.
+
+    Looked for in this order: `$HASHZOO_DATA/<name>`, a folder `name` itself (Parquet files named after their split, or an
+    image folder of one folder a class in one folder a split), the Hub id of a known name.
+
+    Raises:
+        UnknownNameError: neither a known data set nor a folder.
+        DataError: a split or column is missing, or labels are.
+    """
+    import datasets
+
+    spec = _specs().get(name)
+    local = Path(os.environ["HASHZOO_DATA"], name) if os.environ.get("HASHZOO_DATA") else None
+    folder = local if local is not None and local.is_dir() else Path(name) if Path(name).is_dir() else None
+    if folder is None and spec is None:
+        raise unknown(
+            "data set", name, _specs(), f"known are {', '.join(dataset_names())}, or give a folder of Parquet files."
+        )
+    image_column, label_column = (spec.image, spec.label) if spec else ("image", "label")
+    splits = spec.splits if spec else ("train", "test")
+    datasets.disable_progress_bars()
+    try:
+        if folder is None:
+            assert spec is not None
+            loaded = {split: datasets.load_dataset(spec.hub, split=split) for split in splits}
+        elif any(folder.rglob("*.parquet")):
+            files = {split: [str(path) for path in sorted(folder.rglob(f"{split}-*.parquet"))] for split in splits}
+            missing = [split for split, found in files.items() if not found]
+            if missing:
+                raise DataError(f"{folder} has no Parquet file of split {missing[0]!r} (named {missing[0]}-*.parquet).")
+            loaded = datasets.load_dataset("parquet", data_files=files)
+        else:
+            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises many kinds; all mean that the data is not to be had
+        raise DataError(
+            f"Data set {name!r} cannot be loaded ({type(error).__name__}: {error}); put its Parquet files under "
+            "$HASHZOO_DATA or check the network."
+        ) from error
+    images: list[bytes] = []
+    labels: list[Any] = []
+    bounds: dict[str, tuple[int, int]] = {}
+    classes: tuple[str, ...] = ()
+    for split in splits:
+        if split not in loaded:
+            raise DataError(f"Data set {name!r} has no split {split!r}; it has {', '.join(loaded)}.")
+        data = loaded[split]
+        for column in (image_column, label_column):
+            if column not in data.column_names:
+                raise DataError(f"Data set {name!r} has no column {column!r} in split {split!r}; labels and images needed.")
+        feature = data.features[label_column]
+        classes = tuple(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", ()) or classes)
+        data = data.cast_column(image_column, datasets.Image(decode=False))
+        first = len(images)
+        for cell in data[image_column]:
+            images.append(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
+        labels.extend(data[label_column])
+        bounds[split] = (first, len(images))
+    if any(label is None for label in labels):
+        raise DataError(f"Data set {name!r} has images without a label; training and evaluation need all.")
+    return ImagePool(name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else 256)
+
+
+def _label_array(labels: list[Any], classes: tuple[str, ...]) -> NDArray[Any]:
+    if labels and isinstance(labels[0], list):
+        many = np.zeros((len(labels), len(classes) or 1 + max(max(row, default=0) for row in labels)), dtype=bool)
+        for row, present in enumerate(labels):
+            many[row, present] = True
+        return many
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _names(labels: list[Any]) -> tuple[str, ...]:
+    array = _label_array(labels, ())
+    return tuple(str(index) for index in range(array.shape[1] if array.ndim == 2 else int(array.max()) + 1))

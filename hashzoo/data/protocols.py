@@ -1,0 +1,119 @@
+"""Protocols: which images are queries, training set and database, and how mAP is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from hashzoo.config import Schema, validate
+from hashzoo.data.datasets import ImagePool
+from hashzoo.errors import DataError, unknown
+
+
+class Protocol(Schema):
+    """An entry of protocols.toml.
+
+    Attributes:
+        name: two numbers under different names are never put in one column.
+        top_k: mAP@K; None is mAP over the whole database.
+        draw: key of the drawn lists; protocols that share it share their draws.
+        sha256: of each list, checked whenever the lists are made.
+    """
+
+    name: str
+    dataset: str
+    summary: str
+    query: str
+    train: str
+    database: str
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    draw: str = ""
+    sha256: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Positions in the data set's pool, int64, ascending, one array a list."""
+
+    query: NDArray[np.int64]
+    train: NDArray[np.int64]
+    database: NDArray[np.int64]
+
+    def sha256(self) -> dict[str, str]:
+        """The hash of each list: sha256 of its positions as little-endian int64."""
+        lists = {"query": self.query, "train": self.train, "database": self.database}
+        return {name: hashlib.sha256(values.astype("<i8").tobytes()).hexdigest() for name, values in lists.items()}
+
+
+@cache
+def _protocols() -> dict[str, Protocol]:
+    text = importlib.resources.files("hashzoo.data").joinpath("protocols.toml").read_text(encoding="utf-8")
+    entries = tomllib.loads(text).items()
+    return {name: validate(Protocol, {"name": name, **data}, f"protocols.toml, {name}") for name, data in entries}
+
+
+def protocol_names() -> list[str]:
+    """Names of all protocols."""
+    return sorted(_protocols())
+
+
+def get_protocol(name: str) -> Protocol:
+    """Find a protocol by name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+
+    >>> get_protocol("cifar10-54k").query
+    'per-class:100'
+    """
+    if name not in _protocols():
+        raise unknown("protocol", name, _protocols(), f"known are {', '.join(protocol_names())}.")
+    return _protocols()[name]
+
+
+def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
+    """Make a protocol's lists over the data set's pool.
+
+    Raises:
+        DataError: the lists' hashes are not the protocol's, so numbers would not compare.
+    """
+    free = np.ones(len(pool), dtype=bool)
+    made: dict[str, NDArray[np.int64]] = {}
+    for name in ("query", "train", "database"):
+        rule, _, argument = getattr(protocol, name).partition(":")
+        if rule == "split":
+            made[name] = np.arange(*pool.bounds[argument], dtype=np.int64)
+        elif rule == "per-class":
+            made[name] = _draw(protocol.draw, pool.labels, free, int(argument))
+            free[made[name]] = False
+        else:
+            chosen = free.copy()
+            if rule == "rest+train":
+                chosen[made["train"]] = True
+            made[name] = np.flatnonzero(chosen).astype(np.int64)
+    lists = Lists(**made)
+    if protocol.sha256 and lists.sha256() != protocol.sha256:
+        raise DataError(
+            f"The lists of {protocol.name} on this copy of {protocol.dataset} are not the protocol's (sha256 differs): "
+            "labels or order of the data are not the original's."
+        )
+    return lists
+
+
+def _draw(key: str, labels: NDArray[np.int64], free: NDArray[np.bool_], per_class: int) -> NDArray[np.int64]:
+    """Take the first `per_class` free positions of each class by the sha256 of "key:position": the same in any language."""
+    order = sorted(np.flatnonzero(free), key=lambda position: hashlib.sha256(f"{key}:{position}".encode()).digest())
+    taken: dict[int, list[int]] = {}
+    for position in order:
+        group = taken.setdefault(int(labels[position]), [])
+        if len(group) < per_class:
+            group.append(int(position))
+    return np.array(sorted(position for group in taken.values() for position in group), dtype=np.int64)

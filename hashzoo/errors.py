@@ -1,0 +1,47 @@
+"""Errors whose message is one sentence that names the thing and the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HashzooError(Exception):
+    """Base of every error that hashzoo raises for bad input; the command line prints it without a traceback."""
+
+
+class UnknownNameError(HashzooError, LookupError):
+    """A name that nothing is registered under."""
+
+
+class PluginError(HashzooError):
+    """A plugin that cannot be loaded, or that registers something it may not."""
+
+
+class ConfigError(HashzooError, ValueError):
+    """A config, recipe or results file that does not follow its schema."""
+
+
+class WeightsError(HashzooError):
+    """Weights that do not fit their config, or whose checksum is wrong."""
+
+
+class ImageError(HashzooError, ValueError):
+    """An image that cannot be read."""
+
+
+class CodesError(HashzooError, ValueError):
+    """Codes, ids or an index that do not belong together."""
+
+
+class DataError(HashzooError):
+    """A data set that is missing, or lacks what a protocol needs."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], way_out: str) -> UnknownNameError:
+    """Make the error for a mistyped name, with close matches.
+
+    >>> str(unknown("model", "dahb", ["dahp", "dsbh"], "`hashzoo list` shows all."))
+    "No model is named 'dahb' (did you mean 'dahp'?); `hashzoo list` shows all."
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    hint = f" (did you mean {', '.join(repr(match) for match in close)}?)" if close else ""
+    return UnknownNameError(f"No {kind} is named {name!r}{hint}; {way_out}")

@@ -1,0 +1,150 @@
+"""The extension points of hashzoo: the one file a plugin author reads.
+
+A plugin is a package with an entry point in the group `hashzoo.plugins` that names a module with hook implementations:
+
+```toml
+[project.entry-points."hashzoo.plugins"]
+mine = "hashzoo_mine"
+```
+
+```python
+from hashzoo import hookimpl
+
+@hookimpl
+def hashzoo_register_heads(register):
+    register("my-head", "hashzoo_mine.head:MyHead", summary="What it does in a line")
+```
+
+Targets are written `"package.module:Name"` and imported on first use, so that listing imports no torch.
+The protocols below say what a target must be. All are `torch.nn.Module` classes; they are built by keyword.
+N is the batch size, K the number of bits, C the number of classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+hookspec = pluggy.HookspecMarker("hashzoo")
+hookimpl = pluggy.HookimplMarker("hashzoo")
+
+
+class Register(Protocol):
+    """The callback that every hook receives; call it once a component."""
+
+    def __call__(self, name: str, target: str, *, summary: str) -> None:
+        """Register `target` under `name`.
+
+        Args:
+            name: lower-case letters, digits, `-`, `_`, `.`; a backbone family is written `prefix/*`, and its class is
+                then built with `model="..."`, the part of the name that the star stands for.
+            target: `"package.module:Class"`; for a method `"package:recipe.toml"`, a file inside the package.
+            summary: one line for listings.
+        """
+
+
+@hookspec
+def hashzoo_register_backbones(register: Register) -> None:
+    """Register networks that map images to features (see `Backbone`)."""
+
+
+@hookspec
+def hashzoo_register_heads(register: Register) -> None:
+    """Register modules that map features to relaxed codes (see `Head`)."""
+
+
+@hookspec
+def hashzoo_register_losses(register: Register) -> None:
+    """Register training losses (see `Loss`)."""
+
+
+@hookspec
+def hashzoo_register_quantizers(register: Register) -> None:
+    """Register maps from relaxed codes to codes with a gradient (see `Quantizer`)."""
+
+
+@hookspec
+def hashzoo_register_methods(register: Register) -> None:
+    """Register methods: TOML recipes that bind backbone, head, quantizer and loss with their settings."""
+
+
+@dataclass(frozen=True)
+class HashOutput:
+    """What a hash model's `forward` returns and a loss reads.
+
+    Attributes:
+        u: relaxed codes, float (N, K): the head's output.
+        codes: the quantizer's output, float (N, K), in [-1, 1], with the quantizer's gradient.
+        logits: class logits, float (N, C), if the head makes them.
+    """
+
+    u: Tensor
+    codes: Tensor
+    logits: Tensor | None = None
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Images to features; built as `target(pretrained=False, **args)`.
+
+    `pretrained` asks for the backbone's own published weights where it has any (training only: loading a model never
+    downloads). Input: float (N, 3, H, W), already normalised. Output: float (N, *feature_shape).
+
+    Attributes:
+        num_features: number of channels D.
+        feature_shape: (D,) for vectors, (D, H, W) for maps; H and W hold at the backbone's usual input size.
+        preprocess: keyword arguments of `PreprocessConfig` this backbone wants where a recipe says nothing.
+    """
+
+    num_features: int
+    feature_shape: tuple[int, ...]
+    preprocess: dict[str, Any]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images to features."""
+        ...
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Features to relaxed codes; built as `target(feature_shape=(D, ...), bits=K, num_classes=C, **args)`.
+
+    Returns `u`, float (N, K), or the pair `(u, logits)` with class logits (N, C).
+    """
+
+    def __call__(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Map features (N, D) or (N, D, H, W) to u, or to (u, logits)."""
+        ...
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Relaxed codes to codes; built as `target(**args)`.
+
+    In training it returns values in [-1, 1], (N, K), with the gradient the method wants. In evaluation mode it returns
+    +1 where u >= 0 and -1 elsewhere, exactly; each row depends on itself alone.
+    A quantizer or loss with a method `set_progress(progress)` is told the share of training done, 0 to 1, before each step.
+    """
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Map u to codes."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What training minimises; built as `target(bits=K, num_classes=C, multi_label=bool, **args)`.
+
+    Targets are int64 (N,) class indices, or float (N, C) of 0 and 1 if `multi_label`; a loss that cannot do one of them
+    raises `HashzooError` when it is built. A loss may own parameters (a classifier, proxies): they are trained along
+    and not kept in the model.
+    """
+
+    def __call__(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
+        """Return named scalar terms; their sum is minimised."""
+        ...

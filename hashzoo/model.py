@@ -1,0 +1,183 @@
+"""HashModel: backbone, head and quantizer; images to codes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hashzoo.codes import Codes, check_bits
+from hashzoo.config import ComponentRef, PreprocessConfig
+from hashzoo.errors import ImageError, PluginError, UnknownNameError
+from hashzoo.hookspecs import HashOutput
+from hashzoo.preprocess import ImageLike, Preprocess, read_image
+from hashzoo.registry import registry
+
+
+def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Module:
+    """Build what a config names; a missing plugin is named with the package to install.
+
+    Raises:
+        UnknownNameError: it is not registered.
+        PluginError: it cannot be imported or built with these arguments.
+    """
+    name = ref.name
+    if ref.package and f"{ref.package}/{name}" in {f"{c.owner}/{c.name}" for c in registry().components(kind)}:
+        name = f"{ref.package}/{name}"
+    try:
+        return registry().build(kind, name, **arguments, **ref.args)
+    except UnknownNameError as error:
+        installed = {plugin.distribution: plugin for plugin in registry().plugins}
+        if ref.package is None or (ref.package in installed and installed[ref.package].error is None):
+            raise
+        if ref.package in installed:
+            state = f"which is broken ({installed[ref.package].error}); reinstall it"
+        else:
+            state = f"which is not installed; `pip install {ref.package}`"
+        raise PluginError(f"The {kind} {name!r} comes with the package {ref.package}, {state}.") from error
+
+
+class HashModel(nn.Module):
+    """backbone -> head -> quantizer.
+
+    Args:
+        backbone, head, quantizer: components by registry name.
+        bits: K.
+        num_classes: C, for heads that make logits.
+        preprocess: how images become the network's input.
+        name: written into the codes it makes; an index refuses codes of another name.
+        pretrained: let the backbone fetch its own published weights (training only).
+
+    Raises:
+        CodesError: `bits` is out of range.
+        UnknownNameError, PluginError: a component cannot be found or built.
+
+    >>> model = HashModel(ComponentRef(name="torchvision/resnet18"), ComponentRef(name="linear"),
+    ...                   ComponentRef(name="sign"), bits=12, preprocess=PreprocessConfig(size=(32, 32)), name="untrained")
+    >>> model.encode(np.zeros((40, 40, 3), dtype=np.uint8))
+    Codes(1 x 12 bits, model='untrained')
+    """
+
+    def __init__(
+        self,
+        backbone: ComponentRef,
+        head: ComponentRef,
+        quantizer: ComponentRef,
+        *,
+        bits: int,
+        preprocess: PreprocessConfig,
+        num_classes: int = 0,
+        name: str | None = None,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bits = check_bits(bits)
+        self.name = name
+        self.preprocess = Preprocess(preprocess)
+        self.backbone = build_component("backbone", backbone, pretrained=pretrained)
+        self.head = build_component(
+            "head", head, feature_shape=self.backbone.feature_shape, bits=bits, num_classes=num_classes
+        )
+        self.quantizer = build_component("quantizer", quantizer)
+
+    def forward(self, images: Tensor) -> HashOutput:
+        """Map normalised images, float (N, 3, H, W), to u, codes and logits; u is float32 also under autocast."""
+        made = self.head(self.backbone(images))
+        u, logits = made if isinstance(made, tuple) else (made, None)
+        u = u.float()
+        return HashOutput(u=u, codes=self.quantizer(u), logits=logits)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.inference_mode()
+    def relaxed(self, batch: Tensor, precision: Literal["float32", "bfloat16"] | None = None) -> Tensor:
+        """Map a uint8 batch (N, 3, *size), already fitted, to u, float32 (N, K) on the CPU.
+
+        Precision is float32 on the CPU, where it makes codes that are the same on every machine up to rounding, and
+        bfloat16 on CUDA, unless given.
+        """
+        precision = precision or ("bfloat16" if self.device.type == "cuda" else "float32")
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
+        finally:
+            self.train(was_training)
+
+    def encode(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 64,
+        precision: Literal["float32", "bfloat16"] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Codes:
+        """Encode images to codes.
+
+        Args:
+            images: one image or an iterable (list, generator, batch) of them: paths, bytes, PIL images, uint8 arrays
+                (H, W), (H, W, 3) or (N, H, W, 3), uint8 tensors (3, H, W) or (N, 3, H, W).
+            batch_size: images a forward pass; never changes a code beyond float rounding.
+            precision: of the network; default float32 on the CPU, bfloat16 on CUDA.
+            on_error: "raise" stops at an unreadable image, "skip" leaves it out with a warning that names it.
+
+        Returns:
+            Codes, one row an image, in order.
+
+        Raises:
+            ImageError: an image cannot be read (`on_error="raise"`); the message names it.
+        """
+        batches = self.encode_batches(images, batch_size=batch_size, precision=precision, on_error=on_error)
+        parts = [Codes.from_bits(u.numpy() >= 0, self.name) for _, u in batches]
+        return Codes.concatenate(parts or [Codes(np.empty((0, -(-self.bits // 8)), np.uint8), self.bits, self.name)])
+
+    def encode_batches(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 64,
+        precision: Literal["float32", "bfloat16"] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield, batch by batch, the positions of the images that could be read and their u, float32 (n, K)."""
+        if on_error not in ("raise", "skip"):
+            raise ImageError(f"on_error is 'raise' or 'skip', not {on_error!r}.")
+        numbered = enumerate(_images(images))
+        while chunk := list(itertools.islice(numbered, batch_size)):
+            ready: list[Tensor] = []
+            positions: list[int] = []
+            for position, image in chunk:
+                try:
+                    ready.append(self.preprocess.fit(read_image(image)))
+                    positions.append(position)
+                except ImageError as error:
+                    if on_error == "raise":
+                        raise
+                    warnings.warn(f"Skipped: {error}", stacklevel=2)
+            if ready:
+                yield positions, self.relaxed(torch.stack(ready), precision)
+
+
+def _images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """See one image, a batch or an iterable as an iterable of images."""
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            raise ImageError(f"{os.fspath(images)} is a folder; `hashzoo index` encodes folders.")
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        return images if images.ndim == 4 else [images]
+    if isinstance(images, Iterable):
+        return images
+    raise ImageError(f"An image is a path, bytes, PIL image, uint8 array or tensor, not {type(images).__name__}.")

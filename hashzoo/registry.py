@@ -1,0 +1,193 @@
+"""Finds plugins, and knows every component and who owns it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.resources
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from hashzoo import hookspecs
+from hashzoo.errors import PluginError, unknown
+
+GROUP = "hashzoo.plugins"
+HOOKS = {
+    "backbone": "hashzoo_register_backbones",
+    "head": "hashzoo_register_heads",
+    "loss": "hashzoo_register_losses",
+    "quantizer": "hashzoo_register_quantizers",
+    "method": "hashzoo_register_methods",
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/\*)?")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered thing: its kind, name, owner, and the target that is imported on first use."""
+
+    kind: str
+    name: str
+    owner: str
+    target: str
+    summary: str
+
+    def load(self) -> Any:
+        """Import the target and return it; for a method, return the text of its recipe.
+
+        Raises:
+            PluginError: the target is not there; names the package that owns it.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            if self.kind == "method":
+                return importlib.resources.files(module).joinpath(attribute).read_text(encoding="utf-8")
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, OSError) as error:
+            raise PluginError(
+                f"The {self.kind} {self.name!r} of package {self.owner} cannot be imported from {self.target!r} "
+                f"({error}); update or reinstall {self.owner}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: who ships it, what it registered, or why it failed."""
+
+    name: str
+    distribution: str
+    version: str
+    components: tuple[Component, ...] = ()
+    error: str | None = None
+
+
+def _collect(name: str, distribution: str, version: str, module: object) -> Plugin:
+    """Run the hooks of one plugin in a manager of its own, so that no plugin can disturb another."""
+    manager = pluggy.PluginManager("hashzoo")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    manager.check_pending()  # an unknown hook name is an error of this plugin
+    found: dict[tuple[str, str], Component] = {}
+    for kind, hook in HOOKS.items():
+
+        def register(name: str, target: str, *, summary: str, kind: str = kind) -> None:
+            if not _NAME.fullmatch(name):
+                raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ and '.'")
+            if not isinstance(target, str) or target.count(":") != 1:
+                raise PluginError(f"The target of {kind} {name!r} must read 'package.module:Name', not {target!r}")
+            if (kind, name) in found:
+                raise PluginError(f"{kind} {name!r} is registered twice")
+            found[kind, name] = Component(kind, name, distribution, target, summary)
+
+        getattr(manager.hook, hook)(register=register)
+    return Plugin(name, distribution, version, tuple(found.values()))
+
+
+class Registry:
+    """All plugins and their components.
+
+    Args:
+        plugins: what `discover` found, or made by hand in a test.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+
+    def components(self, kind: str) -> list[Component]:
+        """Every component of a kind, built-ins first, then by package."""
+        return [item for plugin in self.plugins for item in plugin.components if item.kind == kind]
+
+    def clashes(self) -> dict[tuple[str, str], list[str]]:
+        """Names that more than one package registers: (kind, name) -> packages."""
+        owners: dict[tuple[str, str], list[str]] = {}
+        for plugin in self.plugins:
+            for item in plugin.components:
+                owners.setdefault((item.kind, item.name), []).append(item.owner)
+        return {key: packages for key, packages in owners.items() if len(packages) > 1}
+
+    def get(self, kind: str, name: str) -> tuple[Component, dict[str, str]]:
+        """Find a component by `name`, `package/name` or a family name such as `timm/resnet50`.
+
+        Returns:
+            The component, and the keyword arguments its name carries (`{"model": "resnet50"}` for a family).
+
+        Raises:
+            PluginError: two packages register the name.
+            UnknownNameError: nobody does; the message offers close matches.
+        """
+        items = self.components(kind)
+        exact = [item for item in items if name in (item.name, f"{item.owner}/{item.name}")]
+        if len(exact) > 1:
+            first, second = exact[0].owner, exact[1].owner
+            raise PluginError(
+                f"Both {first} and {second} register a {kind} named {name!r}; "
+                f"write '{first}/{name}' or '{second}/{name}'."
+            )
+        if exact:
+            return exact[0], {}
+        for item in items:
+            for prefix in (item.name, f"{item.owner}/{item.name}"):
+                if prefix.endswith("/*") and name.startswith(prefix[:-1]) and len(name) >= len(prefix):
+                    return item, {"model": name[len(prefix) - 1 :]}
+        broken = [f"{plugin.distribution} (broken: {plugin.error})" for plugin in self.plugins if plugin.error]
+        way_out = "`hashzoo plugins` shows what is installed"
+        raise unknown(kind, name, [item.name for item in items], "; ".join([way_out, *broken]) + ".")
+
+    def build(self, kind: str, name: str, **arguments: Any) -> Any:
+        """Import a component and build it.
+
+        Raises:
+            PluginError: its class does not take these arguments.
+        """
+        component, extra = self.get(kind, name)
+        target = component.load()
+        try:
+            return target(**extra, **arguments)
+        except TypeError as error:
+            raise PluginError(f"The {kind} {name!r} of {component.owner} cannot be built: {error}.") from error
+
+
+def discover() -> Registry:
+    """Load the built-ins and every installed plugin, each on its own.
+
+    `HASHZOO_PLUGINS` limits plugins to the listed entry points or packages (empty: none but the built-ins);
+    `HASHZOO_STRICT_PLUGINS=1` raises on the first broken or clashing plugin instead of listing it.
+    """
+    strict = os.environ.get("HASHZOO_STRICT_PLUGINS") == "1"
+    limit = os.environ.get("HASHZOO_PLUGINS")
+    wanted = None if limit is None else {part.strip() for part in limit.split(",") if part.strip()}
+    version = importlib.metadata.version("hashzoo")
+    plugins = [_collect("builtin", "hashzoo", version, importlib.import_module("hashzoo.builtin"))]
+    entry_points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: (_owner(point), point.name))
+    for point in entry_points:
+        owner = _owner(point)
+        if wanted is not None and not {point.name, owner} & wanted:
+            continue
+        release = point.dist.version if point.dist else ""
+        try:
+            plugins.append(_collect(point.name, owner, release, point.load()))
+        except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
+            if strict:
+                raise PluginError(f"Plugin {point.name!r} of {owner} is broken: {error}.") from error
+            plugins.append(Plugin(point.name, owner, release, error=f"{type(error).__name__}: {error}"))
+    registry = Registry(plugins)
+    if strict and registry.clashes():
+        (kind, name), owners = next(iter(registry.clashes().items()))
+        raise PluginError(f"Both {owners[0]} and {owners[1]} register a {kind} named {name!r}; remove one of them.")
+    return registry
+
+
+def _owner(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value.partition(".")[0]
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process, discovered once."""
+    return discover()

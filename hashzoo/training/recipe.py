@@ -1,0 +1,133 @@
+"""Recipes: everything a training run needs, as TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from hashzoo.codes import MAX_BITS, MIN_BITS
+from hashzoo.config import NAME_PATTERN, ComponentRef, PreprocessConfig, Schema, validate
+from hashzoo.errors import ConfigError
+from hashzoo.registry import registry
+
+
+class Augment(Schema):
+    """Random changes of training images, at the data set's own resolution.
+
+    Attributes:
+        flip: mirror half of the images.
+        shift: cut windows up to this many pixels off the centre, the border reflected.
+        crops: (from epoch, side in pixels) pairs: the window's side from that epoch on. A smaller window is cheaper; objects
+            keep their scale, because the network's input shrinks with it. Empty: always the whole side.
+        plain_epochs: this many epochs at the end see the images unchanged, as the database holds them.
+    """
+
+    plain_epochs: Annotated[int, Field(ge=0)] = 0
+    flip: bool = True
+    shift: Annotated[int, Field(ge=0)] = 4
+    crops: tuple[tuple[int, int], ...] = ()
+
+
+class Optimization(Schema):
+    """How weights are found.
+
+    Attributes:
+        epochs: passes over the training list; the last one's weights are kept, never the best on any list.
+        batch_size: images a step.
+        optimizer: "sgd" is Nesterov's momentum 0.9; "adamw" has betas 0.9, 0.999.
+        lr: the highest learning rate, reached after the share `warmup` of all steps, then falling in a line to 0.
+        backbone_lr: factor on `lr` for the backbone; less than 1 where it is pretrained.
+        weight_decay: on matrices and kernels, not on biases and normalisation.
+        precision: of the network's forward pass; "bfloat16" is autocast.
+        pretrained: start the backbone from its own published weights.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)]
+    backbone_lr: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    pretrained: bool = False
+
+
+class Recipe(Schema):
+    """recipe.toml: one training run, whole."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
+    method: str
+    bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+    dataset: str
+    protocol: str = Field(description="its training list is trained on; its queries are never looked at")
+    seed: int = 0
+    backbone: ComponentRef
+    head: ComponentRef
+    quantizer: ComponentRef
+    loss: ComponentRef
+    preprocess: PreprocessConfig
+    optimization: Optimization
+    augment: Augment = Augment()
+
+
+def make_recipe(
+    method: str,
+    *,
+    bits: int,
+    dataset: str,
+    protocol: str,
+    seed: int = 0,
+    changes: dict[str, Any] | None = None,
+) -> Recipe:
+    """Fill a registered method's recipe for one run.
+
+    A method's TOML holds the recipe's tables; those under `[dataset.NAME]` replace them for that data set, and `changes`
+    (nested dicts) replace both.
+
+    Raises:
+        UnknownNameError: no such method or component.
+        ConfigError: the result does not follow the schema.
+    """
+    component, _ = registry().get("method", method)
+    data = tomllib.loads(component.load())
+    special = data.pop("dataset", {}).get(dataset, {})
+    data = _merge(_merge(data, special), changes or {})
+    for kind in ("backbone", "head", "quantizer", "loss"):
+        ref = data.get(kind)
+        if isinstance(ref, dict) and isinstance(ref.get("name"), str):
+            ref.setdefault("package", registry().get(kind, ref["name"])[0].owner)
+    backbone = str(data.get("backbone", {}).get("name", "")).replace("/", "_")
+    name = f"{component.name}-{backbone}-{Path(dataset).name.replace('-', '')}-{bits}bit"
+    facts = {"name": name, "method": component.name, "bits": bits, "dataset": dataset, "protocol": protocol, "seed": seed}
+    return validate(Recipe, {**facts, **data}, f"The recipe of {method}")
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.toml.
+
+    Raises:
+        ConfigError: it is missing, no TOML, or does not follow the schema.
+    """
+    try:
+        return validate(Recipe, tomllib.loads(Path(path).read_text(encoding="utf-8")), str(path))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a recipe ({error}).") from error
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """Write a recipe as TOML that `read_recipe` reads back equal."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Lay `changes` over `base`, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

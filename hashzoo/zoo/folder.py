@@ -1,0 +1,81 @@
+"""A model's folder: write it, open it strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hashzoo.config import ModelConfig, read_json
+from hashzoo.errors import WeightsError
+from hashzoo.files import replacing, sha256, write_text
+from hashzoo.model import HashModel
+
+WEIGHTS = "model.safetensors"
+
+
+def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
+    """The dtype a tensor has in the file: matrices as the config says, vectors and scalars in float32, counters as they are."""
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return getattr(torch, dtype) if tensor.ndim > 1 else torch.float32
+
+
+def save_folder(folder: str | Path, model: HashModel, config: ModelConfig) -> ModelConfig:
+    """Write model.safetensors and config.json; return the config with the weights' hash filled in."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.to(stored_dtype(value, config.dtype)).contiguous() for key, value in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(tensors, partial)
+    config = config.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
+    write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
+    return config
+
+
+def open_folder(folder: str | Path) -> HashModel:
+    """Build the model a folder holds, in evaluation mode on the CPU.
+
+    Raises:
+        ConfigError: config.json is missing, newer, or wrong.
+        PluginError, UnknownNameError: a component is not installed.
+        WeightsError: the weights' hash, keys, shapes or dtypes are not the config's.
+    """
+    folder = Path(folder)
+    config = read_json(ModelConfig, folder / "config.json")
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise WeightsError(f"{path} is missing; fetch or copy the model's folder again.")
+    if sha256(path) != config.weights_sha256:
+        raise WeightsError(f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again.")
+    model = HashModel(
+        config.backbone, config.head, config.quantizer, bits=config.bits, preprocess=config.preprocess,
+        num_classes=len(config.classes), name=config.name,
+    )  # fmt: skip
+    model.load_state_dict(_read_strictly(path, model, config.dtype), strict=True)
+    return model.eval()
+
+
+def _read_strictly(path: Path, model: HashModel, dtype: str) -> dict[str, Tensor]:
+    """Read the tensors; any missing, extra, misshapen or mistyped one is an error that names it."""
+    expected = model.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = set(file.keys())
+            for problem, names in (("lacks", expected.keys() - keys), ("has an unknown", keys - expected.keys())):
+                if names:
+                    raise WeightsError(f"{path} {problem} tensor {min(names)!r}; it does not fit its config.json.")
+            tensors = {key: file.get_tensor(key) for key in sorted(keys)}
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is no whole safetensors file ({error}).") from error
+    for key, tensor in tensors.items():
+        wanted = (tuple(expected[key].shape), stored_dtype(expected[key], dtype))
+        if (tuple(tensor.shape), tensor.dtype) != wanted:
+            raise WeightsError(
+                f"{path}: tensor {key!r} is {tensor.dtype} {tuple(tensor.shape)}, its config.json makes it "
+                f"{wanted[1]} {wanted[0]}."
+            )
+    return {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}

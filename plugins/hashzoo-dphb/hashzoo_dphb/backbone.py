@@ -1,0 +1,48 @@
+"""AlexNet up to fc7."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights, alexnet
+
+from hashzoo import ConfigError
+
+
+class AlexNet(nn.Module):
+    """AlexNet (Krizhevsky et al., 2012; torchvision's form) with fc6 and fc7, without fc8.
+
+    Without pretrained weights, layers start at Kaiming's normal for ReLU: torchvision's own start is too small to train a
+    net without batch normalisation quickly.
+
+    Args:
+        pretrained: fetch torchvision's ImageNet weights (training only; needs fc_features = 4096).
+        fc_features: width of fc6 and fc7; 4096 is AlexNet, less keeps the file small.
+        dropout: before fc6 and fc7.
+
+    >>> AlexNet(fc_features=64)(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(self, pretrained: bool = False, fc_features: int = 4096, dropout: float = 0.5) -> None:
+        super().__init__()
+        if pretrained and fc_features != 4096:
+            raise ConfigError(f"AlexNet's published weights have fc_features = 4096, not {fc_features}.")
+        net = alexnet(weights=AlexNet_Weights.DEFAULT if pretrained else None, dropout=dropout)
+        self.features, self.pool = net.features, net.avgpool
+        self.fc = net.classifier[:6]
+        if fc_features != 4096:
+            self.fc[1], self.fc[4] = nn.Linear(256 * 6 * 6, fc_features), nn.Linear(fc_features, fc_features)
+        if not pretrained:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    assert layer.bias is not None
+                    nn.init.zeros_(layer.bias)
+        self.num_features = fc_features
+        self.feature_shape = (fc_features,)
+        self.preprocess: dict[str, Any] = {"size": (224, 224)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, H, W), H and W at least 63, to features (N, fc_features)."""
+        return self.fc(self.pool(self.features(images)).flatten(1))

@@ -1,0 +1,155 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hashzoo.codes import Codes
+from hashzoo.errors import CodesError
+from hashzoo.search import Index
+
+cuda = torch.cuda.is_available()
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not cuda, reason="no CUDA device here")]),
+]
+
+
+def make(rows, bits, seed=0, model="demo"):
+    """Make clustered codes, so that there are many ties."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(9).random((4, bits)) < 0.5
+    return Codes.from_bits(centres[rng.integers(4, size=rows)] ^ (rng.random((rows, bits)) < 0.04), model)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [4, 12, 48, 64, 100, 128, 1024])
+def test_hits_are_in_order_of_distance_and_id(device, bits):
+    rng = np.random.default_rng(1)
+    for rows, k in [(1, 1), (500, 10), (500, 600)]:
+        codes, query = make(rows, bits, seed=2), make(6, bits, seed=3)
+        ids = rng.permutation(np.arange(-rows, rows))[:rows] * 2**40
+        index = Index(codes, ids=ids, paths=[f"{i}.jpg" for i in ids], device=device)
+        hits = index.search(query, k)
+        distances = (query.to_bits()[:, None] != codes.to_bits()[None]).sum(axis=2)
+        order = np.array([np.lexsort((ids, row))[:k] for row in distances])
+        np.testing.assert_array_equal(hits.distances, np.take_along_axis(distances, order, axis=1))
+        np.testing.assert_array_equal(hits.ids, ids[order])
+        assert (hits.distances.dtype, hits.ids.dtype) == (np.uint16, np.int64)
+        assert hits.paths.tolist() == [[f"{i}.jpg" for i in row] for row in hits.ids]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_an_index_knows(device):
+    codes = make(5, 12)
+    index = Index(codes, ids=[4, 3, 2, 1, 0], paths=["e", None, "c", "b", "a"], device=device, preprocess="abc")
+    assert (len(index), index.bits, index.model, index.preprocess) == (5, 12, "demo", "abc")
+    assert index.ids.tolist() == [0, 1, 2, 3, 4]
+    assert index.paths.tolist() == ["a", "b", "c", None, "e"]
+    assert index.codes == codes[::-1]
+    assert repr(index) == f"Index(5 x 12 bits, model='demo', device='{device}')"
+
+
+def test_defaults():
+    index = Index(make(20, 48))
+    assert index.ids.tolist() == list(range(20))
+    assert index.ids.dtype == np.int64
+    hits = index.search(make(3, 48))
+    assert hits.ids.shape == (3, 10)
+    assert hits.paths is None
+
+
+def test_nothing_is_searched_or_found():
+    assert Index(make(20, 48)).search(make(0, 48), k=4).ids.shape == (0, 4)
+    assert Index(make(0, 48), ids=[]).search(make(2, 48), k=4).ids.shape == (2, 0)
+
+
+def test_the_index_does_not_change_with_what_it_was_made_from():
+    codes, ids = make(5, 64), np.arange(5)
+    index = Index(codes, ids)
+    before = index.search(codes[:1], k=5)
+    query = codes[:1].packed.copy()
+    codes.packed[:], ids[:] = 0, 7
+    after = index.search(Codes(query, 64), k=5)
+    np.testing.assert_array_equal(before.distances, after.distances)
+    np.testing.assert_array_equal(before.ids, after.ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 1], "Id 1 is there more than once"),
+        ([1, 2], r"ids of shape \(3,\), not \(2,\)"),
+        ([[1, 2, 3]], r"not \(1, 3\)"),
+        ([1.0, 2.0, 3.0], "whole numbers that fit in int64, not float64"),
+        (["a", "b", "c"], "keep names in `paths`"),
+        ([0, 1, 2**63], "whole numbers that fit in int64"),
+        ([True, False, True], "not bool"),
+    ],
+)
+def test_ids_are_refused(ids, message):
+    with pytest.raises(CodesError, match=message):
+        Index(make(3, 12), ids=ids)
+
+
+@pytest.mark.parametrize("paths", [["a", "b"], "abc"])
+def test_paths_are_refused(paths):
+    with pytest.raises(CodesError, match="3 codes need a list of 3 paths"):
+        Index(make(3, 12), paths=paths)
+
+
+def test_a_query_of_another_kind_is_refused():
+    index = Index(make(3, 12))
+    with pytest.raises(
+        CodesError, match=r"16 bits of model 'demo'.* 12 bits of model 'demo'; .*hashzoo.load\('demo'\)"
+    ):
+        index.search(make(1, 16))
+    with pytest.raises(CodesError, match=r"model 'other'.* model 'demo'; encode the query with hashzoo.load\('demo'\)"):
+        index.search(make(1, 12, model="other"))
+    with pytest.raises(CodesError, match="the model that made the index"):
+        Index(make(3, 12, model=None)).search(make(1, 16))
+    with pytest.raises(CodesError, match="k cannot be 0"):
+        index.search(make(1, 12), k=0)
+    index.search(make(1, 12, model=None))
+    Index(make(3, 12, model=None)).search(make(1, 12))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(CodesError, match="'cpu' or 'cuda', not 'gpu'"):
+        Index(make(3, 12), device="gpu")
+    with pytest.raises(CodesError, match=r"Device 'cuda:99' cannot hold the index .*use device='cpu'"):
+        Index(make(3, 12), device="cuda:99")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_save_and_open(device, tmp_path):
+    index = Index(
+        make(30, 100), ids=np.arange(30)[::-1] * 3, paths=[None] * 29 + ["z"], device=device, preprocess="abc"
+    )
+    index.save(tmp_path / "a" / "index")
+    opened = Index.open(tmp_path / "a" / "index", device=device)
+    assert opened.codes == index.codes
+    assert opened.ids.tolist() == index.ids.tolist()
+    assert opened.paths.tolist() == index.paths.tolist()
+    assert (opened.preprocess, opened.device) == ("abc", device)
+    assert [path.name for path in (tmp_path / "a" / "index").iterdir()] == ["part-00000.parquet"]
+
+
+def test_save_overwrites_nothing(tmp_path):
+    Index(make(3, 12)).save(tmp_path)
+    with pytest.raises(CodesError, match=r"already holds an index; save to a new folder, or .*store\.append"):
+        Index(make(5, 12)).save(tmp_path)
+    assert len(Index.open(tmp_path)) == 3
+
+
+def test_the_import_and_a_search_need_neither_torch_nor_pyarrow():
+    code = """
+import sys, numpy as np
+from hashzoo.codes import Codes
+from hashzoo.search import Hits, Index
+codes = Codes.from_bits(np.eye(8, dtype=bool))
+Index(codes).search(codes)
+sys.exit(bool({"torch", "pyarrow"} & set(sys.modules)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
