@@ -73,7 +73,7 @@ class Codes:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        check_bits(self.bits)
+        object.__setattr__(self, "bits", check_bits(self.bits))  # a plain int, which JSON can hold
         packed = self.packed
         width = -(-self.bits // 8)
         if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 2:

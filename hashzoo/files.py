@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it replaces `path`, on any error `path` stays as it was.
 
     The temporary name starts with a dot and ends in `.partial`, so that no reader takes it for a whole file after a kill.
+    Permissions are those of the file that is replaced, or a new file's (by the umask), whatever the writer set.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
@@ -23,9 +25,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()  # learns the umask without changing it, which would be felt by other threads
+        mode = (path if path.exists() else partial).stat().st_mode
+        partial.unlink()
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        partial.chmod(stat.S_IMODE(mode))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -22,12 +22,14 @@ ImageLike = Any  # str, Path, bytes, PIL.Image.Image, uint8 array (H, W), (H, W,
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any PIL image upright and into 8-bit RGB: EXIF rotation, grey, palette, CMYK, 16 bits; alpha goes onto white."""
+    """Turn any PIL image upright and into 8-bit RGB: EXIF rotation, grey, palette, CMYK, 16 bits; alpha goes onto white.
+
+    Integers of more than 8 bits (PIL's modes I and I;16) are read as 0..65535, floats (F) as 0..255.
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: PIL's own convert would clip at 255
-        pixels = np.asarray(image, dtype=np.float64)
-        if image.mode.startswith("I"):
-            pixels = pixels / 257.0 if pixels.max(initial=0) > 255 else pixels
+    if image.mode.startswith(("I", "F")):  # PIL's own convert would clip at 255
+        # the scale depends on the mode alone: a dark 16-bit image must stay dark
+        pixels = np.asarray(image, dtype=np.float64) / (257.0 if image.mode.startswith("I") else 1.0)
         image = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -56,7 +58,7 @@ def read_image(image: ImageLike) -> Tensor:
         array = image[..., None] if image.ndim == 2 else image
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
             raise ImageError(f"An image array is uint8 of shape (H, W) or (H, W, 3), not {image.dtype} {image.shape}.")
-        return torch.from_numpy(np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")).permute(2, 0, 1)
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
     try:
         with warnings.catch_warnings():
@@ -68,7 +70,7 @@ def read_image(image: ImageLike) -> Tensor:
                     rgb = to_rgb(opened)
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError, Warning) as error:
+    except Exception as error:  # on broken files Pillow's decoders also raise struct.error, EOFError, IndexError ...
         raise ImageError(f"{name} cannot be read as an image ({error}).") from error
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
@@ -91,6 +93,10 @@ class Preprocess:
             return image
         mode = InterpolationMode(self.config.interpolation)
         if self.config.fit == "crop":
+            # the far ends of an extreme shape go first: resized, 1 x 60,000 pixels would be gigabytes, only to be cut
+            rows, columns = image.shape[-2:]
+            longest = [-(-16 * columns * height // width), -(-16 * rows * width // height)]
+            image = F.center_crop(image, [min(rows, longest[0]), min(columns, longest[1])])
             scale = max(height / image.shape[-2], width / image.shape[-1])
             resized = [max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale))]
             return F.center_crop(F.resize(image, resized, mode, antialias=True), [height, width])

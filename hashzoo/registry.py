@@ -26,6 +26,7 @@ HOOKS = {
     "method": "hashzoo_register_methods",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/\*)?")
+_TARGET = re.compile(r"\w+(\.\w+)*:[^:]+")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Component:
             if self.kind == "method":
                 return importlib.resources.files(module).joinpath(attribute).read_text(encoding="utf-8")
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, OSError) as error:
+        except (Exception, SystemExit) as error:  # whatever a third party's module raises is the plugin's fault
             raise PluginError(
                 f"The {self.kind} {self.name!r} of package {self.owner} cannot be imported from {self.target!r} "
-                f"({error}); update or reinstall {self.owner}."
+                f"({type(error).__name__}: {error}); update or reinstall {self.owner}."
             ) from error
 
 
@@ -69,6 +70,9 @@ class Plugin:
 
 def _collect(name: str, distribution: str, version: str, module: object) -> Plugin:
     """Run the hooks of one plugin in a manager of its own, so that no plugin can disturb another."""
+    for hook in (attribute for attribute in dir(module) if attribute.startswith("hashzoo_register_")):
+        if callable(function := getattr(module, hook)) and not hasattr(function, "hashzoo_impl"):
+            raise PluginError(f"{hook} is not marked as a hook; put @hookimpl (from hashzoo import hookimpl) above it")
     manager = pluggy.PluginManager("hashzoo")
     manager.add_hookspecs(hookspecs)
     manager.register(module, name)
@@ -77,9 +81,9 @@ def _collect(name: str, distribution: str, version: str, module: object) -> Plug
     for kind, hook in HOOKS.items():
 
         def register(name: str, target: str, *, summary: str, kind: str = kind) -> None:
-            if not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ and '.'")
-            if not isinstance(target, str) or target.count(":") != 1:
+            if not isinstance(target, str) or not _TARGET.fullmatch(target):
                 raise PluginError(f"The target of {kind} {name!r} must read 'package.module:Name', not {target!r}")
             if (kind, name) in found:
                 raise PluginError(f"{kind} {name!r} is registered twice")
@@ -122,19 +126,20 @@ class Registry:
             UnknownNameError: nobody does; the message offers close matches.
         """
         items = self.components(kind)
-        exact = [item for item in items if name in (item.name, f"{item.owner}/{item.name}")]
-        if len(exact) > 1:
-            first, second = exact[0].owner, exact[1].owner
+        found = [(item, {}) for item in items if name in (item.name, f"{item.owner}/{item.name}")] or [
+            (item, {"model": name[len(prefix) - 1 :]})
+            for item in items
+            for prefix in (item.name, f"{item.owner}/{item.name}")
+            if prefix.endswith("/*") and name.startswith(prefix[:-1]) and len(name) >= len(prefix)
+        ]
+        if len(found) > 1:
+            first, second = found[0][0].owner, found[1][0].owner
             raise PluginError(
                 f"Both {first} and {second} register a {kind} named {name!r}; "
                 f"write '{first}/{name}' or '{second}/{name}'."
             )
-        if exact:
-            return exact[0], {}
-        for item in items:
-            for prefix in (item.name, f"{item.owner}/{item.name}"):
-                if prefix.endswith("/*") and name.startswith(prefix[:-1]) and len(name) >= len(prefix):
-                    return item, {"model": name[len(prefix) - 1 :]}
+        if found:
+            return found[0]
         broken = [f"{plugin.distribution} (broken: {plugin.error})" for plugin in self.plugins if plugin.error]
         way_out = "`hashzoo plugins` shows what is installed"
         raise unknown(kind, name, [item.name for item in items], "; ".join([way_out, *broken]) + ".")

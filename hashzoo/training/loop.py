@@ -16,13 +16,16 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from hashzoo import machine
 from hashzoo.config import ModelConfig
 from hashzoo.data import ImagePool, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
 from hashzoo.model import HashModel, build_component
 from hashzoo.training.recipe import Augment, Optimization, Recipe, recipe_toml
-from hashzoo.zoo.folder import save_folder
+from hashzoo.zoo.folder import open_folder, save_folder
+from hashzoo.zoo.probe import write_probe
+from hashzoo.zoo.results import Results, TrainingFacts
 
 
 def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: ImagePool | None = None) -> Path:
@@ -76,25 +79,25 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     out.mkdir(parents=True, exist_ok=True)
     write_text(kept, text)
     checkpoint, log = out / "checkpoint.pt", out / "log.csv"
-    first, rows = 0, []
+    first, rows, commit = 0, [], machine.commit()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
         model.load_state_dict(state["model"])
         loss.load_state_dict(state["loss"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-        first, rows = state["epoch"], state["rows"]
+        first, rows, commit = state["epoch"], state["rows"], state["commit"]
 
     console = Console(stderr=True)
+    lists = make_lists(protocol, pool)
+    steps = len(lists.train) // settings.batch_size
+    if not steps:
+        raise DataError(f"{len(lists.train)} training images are fewer than one batch of {settings.batch_size}.")
     if first < settings.epochs:
-        lists = make_lists(protocol, pool)
         console.print(f"Decoding {len(lists.train):,} images of {pool.name}: {pool.copy}", highlight=False)
         images = pool.decode(lists.train)
         targets = torch.from_numpy(pool.labels[lists.train])
         targets = targets.float() if multi_label else targets
-        steps = len(images) // settings.batch_size
-        if not steps:
-            raise DataError(f"{len(images)} training images are fewer than one batch of {settings.batch_size}.")
     model.train()
     for epoch in range(first, settings.epochs):
         began, sums = time.monotonic(), dict[str, float]()
@@ -125,7 +128,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         seconds = time.monotonic() - began
         means = {name: round(value, 5) for name, value in sums.items()}
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
-        save_checkpoint(checkpoint, model, loss, optimizer, epoch + 1, rows)
+        save_checkpoint(checkpoint, model, loss, optimizer, {"epoch": epoch + 1, "rows": rows, "commit": commit})
         write_text(log, to_csv(rows))
         speed = steps * settings.batch_size / seconds
         terms_text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -137,8 +140,19 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         quantizer=recipe.quantizer, preprocess=recipe.preprocess, dataset=recipe.dataset, classes=pool.classes,
         multi_label=multi_label, weights_sha256="0" * 64,
     )  # fmt: skip
-    save_folder(folder, accelerator.unwrap_model(model).cpu().eval(), config)
+    trained = accelerator.unwrap_model(model).cpu().eval()
+    save_folder(folder, trained, config)
     write_text(folder / "recipe.toml", text)
+    write_probe(folder, open_folder(folder))  # of the weights as stored
+    seconds = sum(row["seconds"] for row in rows)
+    facts = TrainingFacts(
+        protocol=protocol.name, data_copy=pool.copy, seed=recipe.seed, epochs=settings.epochs,
+        device=machine.device_name(accelerator.device.type), precision=settings.precision, seconds=round(seconds, 1),
+        images_per_s=round(settings.epochs * steps * settings.batch_size / seconds, 1),
+        commit=commit, versions=machine.versions(),
+        init="from the backbone's published weights" if settings.pretrained else "from random weights",
+    )  # fmt: skip
+    write_text(folder / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
     return folder
 
 
@@ -203,17 +217,14 @@ def window_side(rule: Augment, epoch: int, side: int) -> int:
     return ([side] + [crop for start, crop in sorted(rule.crops) if start <= epoch])[-1]
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, loss: nn.Module, optimizer: Any, epoch: int, rows: list[dict[str, Any]]
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, loss: nn.Module, optimizer: Any, facts: dict[str, Any]) -> None:
     """Write everything a run needs to go on, whole or not at all."""
     state = {
         "model": model.state_dict(),
         "loss": loss.state_dict(),
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
-        "epoch": epoch,
-        "rows": rows,
+        **facts,
     }
     with replacing(path) as partial:
         torch.save(state, partial)

@@ -1,6 +1,7 @@
 """Dual attention (Fu et al., "Dual Attention Network for Scene Segmentation", CVPR 2019), the light form."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashzoo import ConfigError
@@ -29,7 +30,8 @@ class PositionAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Each channel adds what the channels least like it hold: x + beta * A X, A = softmax(max(E) - E), E = X X^T.
 
-    The maximum is of each row. beta is learned from 0. Shapes: (N, D, H, W) to the same.
+    The maximum is of each row, so A = softmax(-E): attention of -X to X, which torch computes without keeping the D x D
+    matrix. beta is learned from 0. Shapes: (N, D, H, W) to the same.
     """
 
     def __init__(self) -> None:
@@ -38,11 +40,10 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the D channels."""
-        flat = x.flatten(2)
         with torch.autocast(x.device.type, enabled=False):  # energies are sums over positions: bfloat16 is too coarse
-            energy = flat.float() @ flat.float().transpose(1, 2)
-            attention = torch.softmax(energy.amax(dim=2, keepdim=True) - energy, dim=2)
-        return x + self.beta * (attention.to(x.dtype) @ flat).view_as(x)
+            flat = x.float().flatten(2)[:, None].contiguous()  # one head: (N, 1, D, H*W)
+            attended = F.scaled_dot_product_attention(-flat, flat, flat, scale=1.0)
+        return x + self.beta * attended.to(x.dtype).view_as(x)
 
 
 class DualAttentionHead(nn.Module):

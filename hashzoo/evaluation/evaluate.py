@@ -1,0 +1,146 @@
+"""From a model and a protocol to a row of results, and the files that go with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from hashzoo import machine, metrics
+from hashzoo.codes import Codes
+from hashzoo.config import ModelConfig, read_json
+from hashzoo.data import ImagePool, Lists, get_protocol, make_lists, open_pool
+from hashzoo.errors import DataError
+from hashzoo.evaluation.plots import plot_curves
+from hashzoo.files import write_text
+from hashzoo.model import HashModel
+from hashzoo.zoo.card import write_card
+from hashzoo.zoo.folder import open_folder
+from hashzoo.zoo.published_codes import FILE as CODES_FILE
+from hashzoo.zoo.published_codes import PublishedCodes, read_codes, write_codes
+from hashzoo.zoo.results import Health, ResultRow, Results
+
+PRECISION_AT = (1, 10, 100, 1000)
+
+
+def evaluate(folder: str | Path, protocol: str | None = None, *, device: str = "cpu") -> tuple[ResultRow, PublishedCodes]:
+    """Encode a protocol's queries and database with a folder's model, and measure.
+
+    Args:
+        folder: a model's folder with results.json (its training facts give the seed).
+        protocol: default the one it was trained under.
+        device: "cpu" (float32) or "cuda" (bfloat16).
+
+    Raises:
+        DataError: the data set is not the model's, or is missing.
+    """
+    folder = Path(folder)
+    results = read_json(Results, folder / "results.json")
+    rule = get_protocol(protocol or results.training.protocol)
+    config = read_json(ModelConfig, folder / "config.json")
+    pool = open_pool(rule.dataset)
+    if set(pool.classes) != set(config.classes) and rule.dataset == config.dataset:
+        raise DataError(f"This copy of {rule.dataset} has other classes than {config.name} was trained on.")
+    lists = make_lists(rule, pool)
+    model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
+    began = time.monotonic()
+    published, images_per_s = encode_protocol(model, rule.name, pool, lists)
+    measured = measure(published, rule.top_k)
+    row = ResultRow(
+        **measured,
+        list_sha256=lists.sha256(),
+        seed=results.training.seed,
+        data_copy=pool.copy,
+        weights_sha256=config.weights_sha256,
+        device=machine.device_name(device),
+        precision="float32" if device == "cpu" else "bfloat16",
+        seconds=round(time.monotonic() - began, 1),
+        images_per_s=round(images_per_s, 1),
+        commit=machine.commit(),
+    )
+    return row, published
+
+
+def encode_protocol(model: HashModel, protocol: str, pool: ImagePool, lists: Lists) -> tuple[PublishedCodes, float]:
+    """Encode a protocol's query and database lists; also return the network's speed in images/s."""
+    positions = {"query": lists.query, "database": lists.database}
+    needed = np.union1d(lists.query, lists.database)
+    rows: list[NDArray[np.uint8]] = []
+    network_seconds = 0.0
+    console = Console(stderr=True)
+    chunks = [needed[start : start + 256] for start in range(0, len(needed), 256)]
+    for chunk in track(chunks, "encoding", console=console, transient=True, disable=not console.is_terminal):
+        batch = model.preprocess.fit(pool.decode(chunk))
+        began = time.monotonic()
+        u = model.relaxed(batch)
+        network_seconds += time.monotonic() - began
+        rows.append(np.packbits(u.numpy() >= 0, axis=1))
+    packed = np.concatenate(rows)
+    codes = {
+        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name) for split, wanted in positions.items()
+    }
+    labels = {split: pool.labels[wanted] for split, wanted in positions.items()}
+    return PublishedCodes(protocol, codes, labels, positions, pool.classes), len(needed) / network_seconds
+
+
+def measure(published: PublishedCodes, top_k: int | None) -> dict[str, Any]:
+    """Compute every figure of a result row that follows from codes and labels alone."""
+    query, database = published.codes["query"], published.codes["database"]
+    labels = published.labels["query"], published.labels["database"]
+    histograms = metrics.distance_histograms(query, database, *labels)
+    curve = metrics.pr_curve(histograms)
+    depths = [n for n in PRECISION_AT if n <= len(database)]
+    return {
+        "model": query.model,
+        "bits": query.bits,
+        "protocol": published.protocol,
+        "queries": len(query),
+        "database": len(database),
+        "top_k": top_k,
+        "map": _round(metrics.mean_average_precision(histograms, top_k)),
+        "map_deephash": _round(metrics.deephash_map(query, database, *labels, top_k=top_k)),
+        "precision_at": {
+            n: _round(value) for n, value in zip(depths, metrics.precision_at(histograms, depths), strict=True)
+        },
+        "precision_within_2": _round(metrics.precision_within(histograms)),
+        "pr_precision": _rounded(curve.precision),
+        "pr_recall": _rounded(curve.recall),
+        "health": Health(**{k: _round(v) for k, v in dataclasses.asdict(metrics.code_health(database)).items()}),
+    }
+
+
+def row_from_codes(folder: str | Path) -> dict[str, Any]:
+    """Recompute a card's figures from its codes.parquet: no data set, no network, no weights."""
+    published = read_codes(Path(folder) / CODES_FILE)
+    return measure(published, get_protocol(published.protocol).top_k)
+
+
+def publish_results(folder: str | Path, row: ResultRow, published: PublishedCodes) -> None:
+    """Write a row into results.json (in place of one under the same protocol), codes.parquet, the curve and the card."""
+    folder = Path(folder)
+    results = read_json(Results, folder / "results.json")
+    rows = tuple(old for old in results.rows if old.protocol != row.protocol)
+    first = row.protocol == results.training.protocol
+    rows = (row, *rows) if first else (*rows, row)
+    write_text(folder / "results.json", results.model_copy(update={"rows": rows}).model_dump_json(indent=1) + "\n")
+    if first:  # the card's number is the one whose codes are kept
+        write_codes(folder / CODES_FILE, published)
+        plot_curves(folder / "pr-curve.png", row)
+    write_card(folder)
+
+
+def _round(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _rounded(values: Sequence[float] | NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else _round(value) for value in values)

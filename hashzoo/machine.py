@@ -1,0 +1,39 @@
+"""What a number rests on besides the data: the code's commit, the device, the libraries."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str:
+    """The commit of the checkout hashzoo runs from, with "+changes" if files differ from it; "unknown" elsewhere."""
+    root = Path(__file__).parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
+        dirty = subprocess.run(  # untracked files change no number
+            ["git", "status", "--porcelain", "--untracked-files=no", "hashzoo", "plugins"],  # noqa: S607
+            cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def device_name(device: str) -> str:
+    """A device in words: the GPU's name, or the processor with the number of threads torch uses."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    return {name: importlib.metadata.version(name) for name in ("hashzoo", "torch", "torchvision", "timm", "numpy")}

@@ -1,0 +1,151 @@
+"""Names to folders: the models that ship, and those under $HASHZOO_PATH. Imports neither torch nor pydantic."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hashzoo.errors import ConfigError, HashzooError, UnknownNameError, unknown
+from hashzoo.files import sha256, write_text
+
+INDEX = Path(__file__).with_name("index.json")  # the models that ship; `python -m hashzoo.zoo.index` writes it
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a listing says of a model.
+
+    Attributes:
+        map: the first result's mAP, 0 to 1, under `protocol`; None for a model without results.
+        size: bytes of all its files.
+        files: name -> (sha256, bytes); known for models that ship, else empty.
+    """
+
+    name: str
+    method: str
+    backbone: str
+    bits: int
+    dataset: str
+    protocol: str | None
+    map: float | None
+    license: str
+    size: int
+    folder: Path
+    files: dict[str, tuple[str, int]]
+
+
+def shipped_folder() -> Path:
+    """Where the models that ship are: in the wheel beside the code, in a checkout in model_cards/."""
+    package = Path(__file__).parent.parent
+    installed = package / "model_cards"
+    return installed if installed.is_dir() else package.parent / "model_cards"
+
+
+def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
+    """Read a model's facts from its folder, as an entry of the index.
+
+    Raises:
+        ConfigError: config.json or results.json is missing a fact or is no JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        results = folder / "results.json"
+        rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        return {
+            "name": config["name"],
+            "method": config["method"],
+            "backbone": config["backbone"]["name"],
+            "bits": config["bits"],
+            "dataset": config["dataset"],
+            "protocol": rows[0]["protocol"] if rows else None,
+            "map": rows[0]["map"] if rows else None,
+            "license": config["license"],
+            "size": sum(path.stat().st_size for path in files),
+            "files": {path.name: [sha256(path), path.stat().st_size] for path in files} if hashes else {},
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is no model's folder ({type(error).__name__}: {error}).") from error
+
+
+def write_index() -> None:
+    """Write the index of the models that ship from their folders."""
+    folders = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
+    entries = [describe(folder, hashes=True) for folder in folders]
+    write_text(INDEX, json.dumps({"format": 1, "models": entries}, indent=1) + "\n")
+
+
+def _all() -> Iterator[ModelInfo]:
+    """Every model, in the order in which names are resolved."""
+    for root in filter(None, os.environ.get("HASHZOO_PATH", "").split(os.pathsep)):
+        for config in sorted(Path(root).glob("*/config.json")):
+            yield _info(describe(config.parent), config.parent)
+    for entry in json.loads(INDEX.read_text(encoding="utf-8"))["models"]:
+        yield _info(entry, shipped_folder() / entry["name"])
+
+
+def _info(entry: dict[str, Any], folder: Path) -> ModelInfo:
+    files = {name: (digest, size) for name, (digest, size) in entry["files"].items()}
+    return ModelInfo(**{**entry, "files": files}, folder=folder)
+
+
+def list_models(
+    pattern: str = "*", *, bits: int | None = None, dataset: str | None = None, method: str | None = None
+) -> list[ModelInfo]:
+    """List models by name.
+
+    Args:
+        pattern: shell-style, e.g. "dahp-*".
+        bits: only this code length.
+        dataset: only models trained on this data set.
+        method: only models of this method.
+
+    >>> [info.bits for info in list_models("dahp-*", dataset="cifar10")]
+    [48]
+    """
+    found: dict[str, ModelInfo] = {}
+    for info in _all():
+        found.setdefault(info.name, info)
+    wanted = {"bits": bits, "dataset": dataset, "method": method}
+    return [
+        info
+        for name, info in sorted(found.items())
+        if fnmatch.fnmatchcase(name, pattern)
+        and all(value is None or getattr(info, key) == value for key, value in wanted.items())
+    ]
+
+
+def resolve(name: str) -> Path:
+    """Find a model's folder by name or `local-dir:PATH`.
+
+    Raises:
+        UnknownNameError: there is no such model or folder.
+
+    >>> resolve("dsbh-cnn3-cifar10-48bit").name
+    'dsbh-cnn3-cifar10-48bit'
+    """
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        if not (folder / "config.json").exists():
+            raise UnknownNameError(f"{folder} is no model's folder: it has no config.json.")
+        return folder
+    if name.startswith("hf-hub:"):
+        raise HashzooError(
+            f"{name}: this version does not fetch from the Hub; download the repository's files to a folder and load "
+            "'local-dir:FOLDER'."
+        )
+    if any(mark in name for mark in "/\\:"):
+        raise UnknownNameError(f"{name!r} is no model name; for a folder write 'local-dir:{name}'.")
+    infos = {info.name: info for info in reversed(list(_all()))}
+    if name not in infos:
+        raise unknown("model", name, infos, "`hashzoo list` shows all.")
+    return infos[name].folder
+
+
+if __name__ == "__main__":
+    write_index()

@@ -1,0 +1,94 @@
+"""What results.json says: how a model was trained, and every number it has, each with what it rests on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hashzoo.config import Schema
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TrainingFacts(Schema):
+    """How the weights came about; the recipe beside it says the rest.
+
+    Attributes:
+        seconds: wall time of all epochs together, as measured on a machine that may have had other work too.
+        commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
+        init: where the weights started.
+    """
+
+    protocol: str
+    data_copy: str
+    seed: int
+    epochs: int
+    device: str
+    precision: str
+    seconds: float
+    images_per_s: float
+    commit: str
+    versions: dict[str, str]
+    init: str
+
+
+class Health(Schema):
+    """Code health of the database codes; `hashzoo.metrics.CodeHealth` says what each figure is."""
+
+    mean_bias: float
+    worst_bias: float
+    dead_bits: int
+    mean_correlation: float
+    distinct_codes: int
+    collision_rate: float
+    entropy_bits: float
+    effective_bits: float
+
+
+class ResultRow(Schema):
+    """One evaluation under one protocol.
+
+    Attributes:
+        list_sha256: hashes of the protocol's query, train and database lists.
+        top_k: K of mAP@K; None is over the whole database.
+        ties: "expected" is the exact mean over random orders of equal distances.
+        map: mAP@K under that tie rule, 0 to 1.
+        map_deephash: the same by the field's usual script: one seeded shuffle, stable sort.
+        precision_at: N -> P@N.
+        precision_within_2: P@H<=2.
+        pr_precision, pr_recall: the curve of hash lookup at radius 0..K; None where no query returns anything.
+        images_per_s: encoding speed, decoding of files not counted.
+    """
+
+    model: str
+    bits: int
+    protocol: str
+    list_sha256: dict[str, Hash]
+    queries: int
+    database: int
+    top_k: int | None
+    ties: Literal["expected"] = "expected"
+    map: Annotated[float, Field(ge=0, le=1)]
+    map_deephash: Annotated[float, Field(ge=0, le=1)]
+    precision_at: dict[int, float]
+    precision_within_2: float
+    pr_precision: tuple[float | None, ...]
+    pr_recall: tuple[float | None, ...]
+    health: Health
+    seed: int
+    data_copy: str
+    weights_sha256: Hash
+    device: str
+    precision: str
+    seconds: float
+    images_per_s: float
+    commit: str
+
+
+class Results(Schema):
+    """results.json of a model."""
+
+    format: Literal[1] = 1
+    training: TrainingFacts
+    rows: tuple[ResultRow, ...] = ()

@@ -1,0 +1,140 @@
+import errno
+import hashlib
+import os
+import stat
+import time
+
+import pytest
+
+from hashzoo.files import replacing, sha256, write_text
+
+
+@pytest.fixture
+def umask():
+    """Set the umask, and give back the old one afterwards."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+def test_old_file_stays_when_the_body_raises(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as partial:  # noqa: PT012 - the body is what is tested
+        partial.write_text("new, but only ha")
+        assert path.read_text() == "old"
+        assert partial.name.startswith(".")
+        assert partial.name.endswith(".partial")
+        assert partial.parent == path.parent  # a rename across file systems would not be atomic
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_nothing_appears_when_the_first_write_raises(tmp_path):
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a.txt") as partial:  # noqa: PT012
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_old_file_stays_when_the_body_writes_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_write_text(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("first, and longer", "zweite\nö\r\n", ""):
+        write_text(path, text)
+        assert path.read_bytes() == text.encode()
+    assert names(tmp_path) == ["a.txt"]
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "no" / "a.txt", "text")
+
+
+def test_old_file_survives_a_kill(tmp_path, start_python):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old" * 1000)
+    writer = start_python(
+        "import sys\n"
+        "from hashzoo.files import replacing\n"
+        "with replacing(sys.argv[1]) as partial, partial.open('wb', buffering=0) as file:\n"
+        "    while True:\n"
+        "        file.write(b'new' * 1000)\n"
+        "        assert file.tell() < 2**28\n",
+        path,
+    )
+    deadline = time.monotonic() + 60
+    while not any(left.stat().st_size > 10_000 for left in tmp_path.glob(".a.bin.*.partial")):
+        assert writer.poll() is None, writer.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    writer.kill()
+    assert writer.wait() == -9
+    assert path.read_bytes() == b"old" * 1000
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["a.bin"]
+    write_text(path, "the next writer is not disturbed")
+    assert path.read_text() == "the next writer is not disturbed"
+
+
+def test_old_file_survives_a_full_disk(tmp_path, run_python):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    writer = run_python(
+        "import resource, sys\n"
+        "from hashzoo.files import write_text\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    write_text(sys.argv[1], 'new' * 10_000)\n"
+        "except OSError as error:\n"
+        "    sys.exit(error.errno)\n",
+        path,
+    )
+    assert writer.returncode == errno.EFBIG, writer.stderr
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_a_new_file_has_the_umasks_permissions(tmp_path, umask, mask):
+    umask(mask)
+    with replacing(tmp_path / "a.bin") as partial:
+        partial.touch(0o600)  # as safetensors writes
+    write_text(tmp_path / "b.txt", "text")
+    assert mode(tmp_path / "a.bin") == mode(tmp_path / "b.txt") == 0o666 & ~mask
+    assert umask(mask) == mask  # the process's own is untouched
+
+
+@pytest.mark.parametrize("before", [0o600, 0o640, 0o664, 0o444])
+def test_a_replaced_file_keeps_its_permissions(tmp_path, umask, before):
+    path = tmp_path / "a.bin"
+    path.write_text("old")
+    path.chmod(before)
+    with replacing(path) as partial:
+        partial.write_text("new")
+    assert (path.read_text(), oct(mode(path))) == ("new", oct(before))
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"abc")
+    assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    path.write_bytes(b"")
+    assert sha256(str(path)) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    large = bytes(range(256)) * 10_000
+    path.write_bytes(large)
+    assert sha256(path) == hashlib.sha256(large).hexdigest()

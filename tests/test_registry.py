@@ -1,0 +1,305 @@
+import json
+import re
+import sys
+
+import pytest
+
+from hashzoo.errors import PluginError, UnknownNameError
+from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover
+
+HEADS = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n    "
+GOOD = HEADS + "register('good', 'zoo_good.head:Head', summary='A good head')\n"
+HEAD = "class Head:\n    def __init__(self, bits=0, model=None):\n        self.bits, self.model = bits, model\n"
+
+
+@pytest.fixture
+def good(site):
+    """Install a plugin that works."""
+    site.add("zoo-good", {"zoo_good/__init__.py": GOOD, "zoo_good/head.py": HEAD}, {"good": "zoo_good"}, version="2.5")
+    return site
+
+
+def add_head(site, distribution, register, entry_point=None):
+    """Install a package that registers one head."""
+    module = distribution.replace("-", "_")
+    files = {f"{module}/__init__.py": HEADS + register + "\n", f"{module}/head.py": HEAD}
+    site.add(distribution, files, {entry_point or module: module})
+
+
+def plugin_of(registry, distribution):
+    return next(plugin for plugin in registry.plugins if plugin.distribution == distribution)
+
+
+def test_a_good_plugin(good):
+    found = discover()
+    plugin = plugin_of(found, "zoo-good")
+    component = Component("head", "good", "zoo-good", "zoo_good.head:Head", "A good head")
+    assert plugin == Plugin("good", "zoo-good", "2.5", (component,), None)
+    assert found.get("head", "good") == found.get("head", "zoo-good/good") == (component, {})
+    assert component in found.components("head")
+    assert component not in found.components("loss")
+    assert found.components("head")[0].owner == "hashzoo"  # built-ins come first
+    assert "zoo_good.head" not in sys.modules  # listing imported no target
+    built = found.build("head", "good", bits=48)
+    assert type(built).__module__ == "zoo_good.head"
+    assert built.bits == 48
+    assert found.clashes() == {}
+
+
+def test_every_kind_has_its_hook(site):
+    hooks = "".join(
+        f"@hookimpl\ndef {hook}(register):\n    register('a-{kind}', 'zoo_all:x', summary='')\n"
+        for kind, hook in HOOKS.items()
+    )
+    site.add("zoo-all", {"zoo_all.py": "from hashzoo import hookimpl\n" + hooks}, {"all": "zoo_all"})
+    found = discover()
+    assert plugin_of(found, "zoo-all").error is None
+    assert len(HOOKS) == 5
+    for kind in HOOKS:
+        assert found.get(kind, f"a-{kind}")[0].kind == kind
+
+
+def test_a_method_is_a_file_of_its_package(site):
+    source = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_methods(register):\n"
+    source += "    register('mine', 'zoo_method:mine.toml', summary='')\n"
+    source += "    register('gone', 'zoo_method:gone.toml', summary='')\n"
+    site.add("zoo-method", {"zoo_method/__init__.py": source, "zoo_method/mine.toml": "a = 'ö'\n"}, {"m": "zoo_method"})
+    found = discover()
+    assert found.get("method", "mine")[0].load() == "a = 'ö'\n"
+    message = r"^The method 'gone' of package zoo-method cannot be imported from 'zoo_method:gone.toml' .*reinstall zoo-method"
+    with pytest.raises(PluginError, match=message):
+        found.get("method", "gone")[0].load()
+
+
+BROKEN = {
+    "missing import": ("import no_such_thing", "ModuleNotFoundError: No module named 'no_such_thing'"),
+    "error at import": ("raise RuntimeError('no GPU here')", "RuntimeError: no GPU here"),
+    "exit at import": ("raise SystemExit(3)", "SystemExit: 3"),
+    "syntax": ("def hashzoo_register_heads(register)\n", "SyntaxError: "),
+    "unknown hook": (HEADS.replace("heads", "hats") + "pass", "PluginValidationError: unknown hook .*_hats'"),
+    "unknown argument": (HEADS.replace("(register)", "(register, zoo)") + "pass", "PluginValidationError: (.|\n)*'zoo'"),
+    "error in the hook": (HEADS + "1 / 0", "ZeroDivisionError: "),
+    "exit in the hook": (HEADS + "raise SystemExit('bye')", "SystemExit: bye"),
+    "twice": (HEADS + "for _ in 'ab': register('evil', 'a:B', summary='')", "head 'evil' is registered twice"),
+    "capitals": (HEADS + "register('My-Head', 'a:B', summary='')", "'My-Head' is no valid name for a head"),
+    "space": (HEADS + "register('my head', 'a:B', summary='')", "'my head' is no valid name for a head"),
+    "slash": (HEADS + "register('a/b', 'a:B', summary='')", "'a/b' is no valid name for a head"),
+    "star alone": (HEADS + "register('*', 'a:B', summary='')", r"'\*' is no valid name for a head"),
+    "empty": (HEADS + "register('', 'a:B', summary='')", "'' is no valid name for a head"),
+    "no text": (HEADS + "register(5, 'a:B', summary='')", "5 is no valid name for a head"),
+    "no colon": (HEADS + "register('a', 'a.B', summary='')", "The target of head 'a' must read '.*:Name', not 'a.B'"),
+    "two colons": (HEADS + "register('a', 'a:B:c', summary='')", "The target of head 'a' must read .*'a:B:c'"),
+    "no module": (HEADS + "register('a', ':B', summary='')", "The target of head 'a' must read .*':B'"),
+    "no attribute": (HEADS + "register('a', 'a:', summary='')", "The target of head 'a' must read .*'a:'"),
+    "relative": (HEADS + "register('a', '.a:B', summary='')", r"The target of head 'a' must read .*'\.a:B'"),
+    "a class": (HEADS + "register('a', dict, summary='')", "The target of head 'a' must read .*<class 'dict'>"),
+    "no summary": (HEADS + "register('a', 'a:B')", "TypeError: .*'summary'"),
+    "no marker": (GOOD.replace("@hookimpl\n", ""), "hashzoo_register_heads is not marked as a hook; put @hookimpl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_harms_nobody(good, monkeypatch, case):
+    source, error = BROKEN[case]
+    good.add("zoo-broken", {"zoo_broken.py": source}, {"broken": "zoo_broken"})
+    found = discover()
+    plugin = plugin_of(found, "zoo-broken")
+    assert re.match(f"(PluginError: )?{error}", plugin.error), plugin.error
+    assert (plugin.name, plugin.version, plugin.components) == ("broken", "1.0", ())
+    assert found.build("head", "good").bits == 0
+    assert found.get("head", "linear")[0].owner == "hashzoo"
+    with pytest.raises(UnknownNameError, match=r"zoo-broken \(broken: "):
+        found.get("head", "of-the-broken-one")
+
+    monkeypatch.setenv("HASHZOO_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match=r"^Plugin 'broken' of zoo-broken is broken: "):
+        discover()
+    monkeypatch.setenv("HASHZOO_PLUGINS", "good")
+    assert [plugin.name for plugin in discover().plugins] == ["builtin", "good"]
+
+
+def test_an_entry_point_to_nowhere(good):
+    good.add("zoo-lost", {}, {"lost": "zoo_lost_module"})
+    found = discover()
+    assert plugin_of(found, "zoo-lost").error == "ModuleNotFoundError: No module named 'zoo_lost_module'"
+    assert found.get("head", "good")
+
+
+def test_ctrl_c_is_not_swallowed(site):
+    site.add("zoo-slow", {"zoo_slow.py": "raise KeyboardInterrupt"}, {"slow": "zoo_slow"})
+    with pytest.raises(KeyboardInterrupt):
+        discover()
+
+
+def test_two_packages_with_one_name(site, monkeypatch):
+    for letter in "ab":
+        add_head(site, f"zoo-{letter}", f"register('same', 'zoo_{letter}.head:Head', summary='')")
+    found = discover()
+    assert found.clashes() == {("head", "same"): ["zoo-a", "zoo-b"]}
+    message = "Both zoo-a and zoo-b register a head named 'same'; write 'zoo-a/same' or 'zoo-b/same'."
+    with pytest.raises(PluginError, match=f"^{re.escape(message)}$"):
+        found.get("head", "same")
+    for letter in "ab":
+        assert type(found.build("head", f"zoo-{letter}/same")).__module__ == f"zoo_{letter}.head"
+
+    monkeypatch.setenv("HASHZOO_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match="Both zoo-a and zoo-b register a head named 'same'; remove one of them"):
+        discover()
+
+
+def test_a_clash_with_a_builtin(site):
+    add_head(site, "zoo-a", "register('linear', 'zoo_a.head:Head', summary='')")
+    found = discover()
+    with pytest.raises(PluginError, match="Both hashzoo and zoo-a register a head named 'linear'"):
+        found.get("head", "linear")
+    assert found.get("head", "hashzoo/linear")[0].target == "hashzoo.builtin.heads:LinearHead"
+
+
+def test_one_name_of_two_kinds_is_no_clash(site):
+    loss = "\n@hookimpl\ndef hashzoo_register_losses(register):\n    register('same', 'zoo_a.loss:Loss', summary='')"
+    add_head(site, "zoo-a", "register('same', 'zoo_a.head:Head', summary='')" + loss)
+    found = discover()
+    assert found.clashes() == {}
+    assert found.get("head", "same")[0].target == "zoo_a.head:Head"
+    assert found.get("loss", "same")[0].target == "zoo_a.loss:Loss"
+
+
+def test_two_distributions_with_one_entry_point_name(site, monkeypatch):
+    for letter in "ab":
+        add_head(
+            site, f"zoo-{letter}", f"register('{letter}', 'zoo_{letter}.head:Head', summary='')", entry_point="heads"
+        )
+    monkeypatch.setenv("HASHZOO_PLUGINS", "heads")
+    found = discover()
+    assert [(plugin.distribution, plugin.error) for plugin in found.plugins[1:]] == [("zoo-a", None), ("zoo-b", None)]
+    assert found.get("head", "a")[0].owner == "zoo-a"
+    assert found.get("head", "b")[0].owner == "zoo-b"
+
+
+def test_families(site):
+    add_head(site, "zoo-a", "register('wide/*', 'zoo_a.head:Head', summary='')")
+    found = discover()
+    for name in ("wide/deep", "zoo-a/wide/deep"):
+        assert found.get("head", name)[1] == {"model": "deep"}
+    assert found.build("head", "wide/deep.v2/x", bits=8).model == "deep.v2/x"
+    for name in ("wide", "wide/", "wider/deep", "deep", "zoo-b/wide/deep"):
+        with pytest.raises(UnknownNameError, match=f"No head is named '{name}'"):
+            found.get("head", name)
+    assert found.get("backbone", "timm/resnet50")[1] == {"model": "resnet50"}
+    assert found.get("backbone", "hashzoo/torchvision/alexnet")[1] == {"model": "alexnet"}
+
+
+def test_two_packages_with_one_family(site):
+    for letter in "ab":
+        add_head(site, f"zoo-{letter}", f"register('wide/*', 'zoo_{letter}.head:Head', summary='')")
+    found = discover()
+    assert found.clashes() == {("head", "wide/*"): ["zoo-a", "zoo-b"]}
+    with pytest.raises(
+        PluginError, match="Both zoo-a and zoo-b register a head named 'wide/deep'; write 'zoo-a/wide/deep'"
+    ):
+        found.get("head", "wide/deep")
+    assert found.get("head", "zoo-b/wide/deep")[0].owner == "zoo-b"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("", []),
+        (" , ", []),
+        ("zoo-a", ["zoo-a"]),
+        ("first", ["zoo-a"]),
+        (" first , zoo-c", ["zoo-a", "zoo-c"]),
+        ("first,second", ["zoo-a", "zoo-b"]),
+        ("fir", []),
+        (None, ["zoo-a", "zoo-b", "zoo-c"]),
+    ],
+)
+def test_the_environment_limits_plugins(site, monkeypatch, limit, expected):
+    for distribution, name in (("zoo-a", "first"), ("zoo-b", "second"), ("zoo-c", "third")):
+        add_head(site, distribution, f"register('{name}', 'a:B', summary='')", entry_point=name)
+    if limit is not None:
+        monkeypatch.setenv("HASHZOO_PLUGINS", limit)
+    found = discover()
+    owners = [plugin.distribution for plugin in found.plugins]
+    assert owners[0] == "hashzoo"
+    assert [owner for owner in owners[1:] if limit is not None or owner.startswith("zoo-")] == expected
+    assert found.get("head", "linear")  # the built-ins are always there
+
+
+def test_a_plugin_left_out_is_not_imported(site, monkeypatch):
+    site.add("zoo-broken", {"zoo_broken.py": "raise SystemExit"}, {"broken": "zoo_broken"})
+    monkeypatch.setenv("HASHZOO_PLUGINS", "")
+    monkeypatch.setenv("HASHZOO_STRICT_PLUGINS", "1")
+    assert [plugin.distribution for plugin in discover().plugins] == ["hashzoo"]
+
+
+def test_close_matches_for_a_mistyped_name(good):
+    found = discover()
+    with pytest.raises(
+        UnknownNameError, match=r"^No head is named 'goood' \(did you mean 'good'\?\); `hashzoo plugins` shows"
+    ):
+        found.get("head", "goood")
+    with pytest.raises(UnknownNameError, match=r"^No quantizer is named 'sgn' \(did you mean 'sign'\?\)"):
+        found.get("quantizer", "sgn")
+    with pytest.raises(UnknownNameError, match=r"^No loss is named 'good'; "):  # a head is no loss
+        found.get("loss", "good")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("zoo_a.gone:Head", "No module named 'zoo_a.gone'"),
+        ("zoo_a.head:Gone", "has no attribute 'Gone'"),
+        ("zoo_a.bad:Head", "RuntimeError: built for another GPU"),
+        ("zoo_a.exit:Head", "SystemExit: 1"),
+        ("zoo_a.syntax:Head", "SyntaxError"),
+    ],
+)
+def test_targets_that_cannot_be_imported(site, target, reason):
+    add_head(site, "zoo-a", f"register('a', '{target}', summary='')")
+    for name, text in (
+        ("bad", "raise RuntimeError('built for another GPU')"), ("exit", "raise SystemExit(1)"), ("syntax", "def"),
+    ):  # fmt: skip
+        (site.folder / "zoo_a" / f"{name}.py").write_text(text)
+    found = discover()
+    assert plugin_of(found, "zoo-a").error is None  # only its use shows it
+    message = (
+        rf"^The head 'a' of package zoo-a cannot be imported from '{target}' \(.*{reason}.*\); .*reinstall zoo-a\.$"
+    )
+    with pytest.raises(PluginError, match=message):
+        found.build("head", "a")
+
+
+def test_arguments_that_a_component_does_not_take(good):
+    with pytest.raises(
+        PluginError, match=r"^The head 'good' of zoo-good cannot be built: .*unexpected keyword argument 'bit'"
+    ):
+        discover().build("head", "good", bit=48)
+
+
+def test_an_empty_registry():
+    empty = Registry([])
+    assert empty.components("head") == []
+    with pytest.raises(UnknownNameError, match="No head is named 'linear'; `hashzoo plugins` shows what is installed"):
+        empty.get("head", "linear")
+
+
+def test_listing_in_a_fresh_process_imports_nothing_heavy(good, run_python):
+    good.add("zoo-broken", {"zoo_broken.py": "raise SystemExit('no')"}, {"broken": "zoo_broken"})
+    code = """
+import json, sys
+import hashzoo
+heavy = ["torch", "timm", "torchvision", "numba", "datasets", "huggingface_hub", "zoo_good.head"]
+after_import = [name for name in heavy if name in sys.modules]
+import hashzoo.registry
+found = hashzoo.registry.discover()
+heads = [component.name for component in found.components("head")]
+errors = {plugin.distribution: plugin.error for plugin in found.plugins}
+print(json.dumps([after_import, [name for name in heavy if name in sys.modules], heads, errors]))
+"""
+    done = run_python(code, PYTHONPATH=good.folder)
+    assert done.returncode == 0, done.stderr
+    after_import, after_discovery, heads, errors = json.loads(done.stdout)
+    assert (after_import, after_discovery) == ([], [])
+    assert {"linear", "good"} <= set(heads)
+    assert (errors["hashzoo"], errors["zoo-good"], errors["zoo-broken"]) == (None, None, "SystemExit: no")
