@@ -49,7 +49,7 @@ _PUBLIC = {
     "pairwise_likelihood": "hashzoo.builtin.losses",
     "classification": "hashzoo.builtin.losses",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - a list of the names above
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it replaces `path`, on any error `path` stays as it was.
 
-    The temporary name starts with a dot and ends in `.partial`, so that no reader takes it for a whole file after a kill.
+    The temporary name starts with a dot and ends in `.partial`, so that no reader takes it for a whole one after a kill.
     Permissions are those of the file that is replaced, or a new file's (by the umask), whatever the writer set.
 
     >>> import tempfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import warnings
@@ -22,7 +23,7 @@ ImageLike = Any  # str, Path, bytes, PIL.Image.Image, uint8 array (H, W), (H, W,
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any PIL image upright and into 8-bit RGB: EXIF rotation, grey, palette, CMYK, 16 bits; alpha goes onto white.
+    """Turn any PIL image upright and into 8-bit RGB: EXIF rotation, grey, palette, CMYK, 16 bits; alpha goes on white.
 
     Integers of more than 8 bits (PIL's modes I and I;16) are read as 0..65535, floats (F) as 0..255.
     """
@@ -85,6 +86,11 @@ class Preprocess:
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config = config
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hexadecimal digits of the sha256 of the config as JSON; an index keeps it."""
+        return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:16]
 
     def fit(self, image: Tensor) -> Tensor:
         """Resize (and cut) one uint8 image (3, H, W) or a batch (N, 3, H, W) to the input size; stays uint8."""

@@ -82,7 +82,7 @@ def _collect(name: str, distribution: str, version: str, module: object) -> Plug
 
         def register(name: str, target: str, *, summary: str, kind: str = kind) -> None:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ and '.'")
+                raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ .")
             if not isinstance(target, str) or not _TARGET.fullmatch(target):
                 raise PluginError(f"The target of {kind} {name!r} must read 'package.module:Name', not {target!r}")
             if (kind, name) in found:
@@ -126,7 +126,9 @@ class Registry:
             UnknownNameError: nobody does; the message offers close matches.
         """
         items = self.components(kind)
-        found = [(item, {}) for item in items if name in (item.name, f"{item.owner}/{item.name}")] or [
+        found: list[tuple[Component, dict[str, str]]] = [
+            (item, {}) for item in items if name in (item.name, f"{item.owner}/{item.name}")
+        ] or [
             (item, {"model": name[len(prefix) - 1 :]})
             for item in items
             for prefix in (item.name, f"{item.owner}/{item.name}")

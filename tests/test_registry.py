@@ -66,7 +66,7 @@ def test_a_method_is_a_file_of_its_package(site):
     site.add("zoo-method", {"zoo_method/__init__.py": source, "zoo_method/mine.toml": "a = 'ö'\n"}, {"m": "zoo_method"})
     found = discover()
     assert found.get("method", "mine")[0].load() == "a = 'ö'\n"
-    message = r"^The method 'gone' of package zoo-method cannot be imported from 'zoo_method:gone.toml' .*reinstall zoo-method"
+    message = r"^The method 'gone' of package zoo-method cannot be imported from 'zoo_method:gone.toml' "
     with pytest.raises(PluginError, match=message):
         found.get("method", "gone")[0].load()
 
@@ -77,7 +77,7 @@ BROKEN = {
     "exit at import": ("raise SystemExit(3)", "SystemExit: 3"),
     "syntax": ("def hashzoo_register_heads(register)\n", "SyntaxError: "),
     "unknown hook": (HEADS.replace("heads", "hats") + "pass", "PluginValidationError: unknown hook .*_hats'"),
-    "unknown argument": (HEADS.replace("(register)", "(register, zoo)") + "pass", "PluginValidationError: (.|\n)*'zoo'"),
+    "unknown argument": (HEADS.replace("(register)", "(register, zoo)") + "pass", "PluginValidationError: [^!]*'zoo'"),
     "error in the hook": (HEADS + "1 / 0", "ZeroDivisionError: "),
     "exit in the hook": (HEADS + "raise SystemExit('bye')", "SystemExit: bye"),
     "twice": (HEADS + "for _ in 'ab': register('evil', 'a:B', summary='')", "head 'evil' is registered twice"),
@@ -263,9 +263,7 @@ def test_targets_that_cannot_be_imported(site, target, reason):
         (site.folder / "zoo_a" / f"{name}.py").write_text(text)
     found = discover()
     assert plugin_of(found, "zoo-a").error is None  # only its use shows it
-    message = (
-        rf"^The head 'a' of package zoo-a cannot be imported from '{target}' \(.*{reason}.*\); .*reinstall zoo-a\.$"
-    )
+    message = rf"^The head 'a' of package zoo-a cannot be imported from '{target}' \(.*{reason}.*\); .* zoo-a\.$"
     with pytest.raises(PluginError, match=message):
         found.build("head", "a")
 

@@ -23,5 +23,7 @@ def hashzoo_register_heads(register: Register) -> None:
 @hookimpl
 def hashzoo_register_quantizers(register: Register) -> None:
     """The usual quantizers."""
-    register("sign", "hashzoo.builtin.quantizers:Sign", summary="Sign, gradient straight through (hard tanh or identity)")
+    register(
+        "sign", "hashzoo.builtin.quantizers:Sign", summary="Sign, gradient straight through (hard tanh or identity)"
+    )
     register("tanh", "hashzoo.builtin.quantizers:Tanh", summary="tanh(beta u) in training, with optional continuation")

@@ -1,6 +1,5 @@
 """The linear hash head."""
 
-import torch
 from torch import Tensor, nn
 
 

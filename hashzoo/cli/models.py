@@ -1,6 +1,6 @@
 """`hashzoo list`, `info`, `verify`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +60,9 @@ def info(
         lines.append(["trained", f"{training['epochs']} epochs, seed {training['seed']}, {training['data_copy']}"])
         for row in facts["rows"]:
             depth = row["top_k"] or "all"
-            lines.append([f"mAP@{depth}", f"{row['map']:.4f} under {row['protocol']}, ties {row['ties']}, seed {row['seed']}"])
+            lines.append(
+                [f"mAP@{depth}", f"{row['map']:.4f} under {row['protocol']}, ties {row['ties']}, seed {row['seed']}"]
+            )
     print_table(["fact", name], lines)
 
 
@@ -72,7 +74,7 @@ def verify(
     from hashzoo.zoo import index
     from hashzoo.zoo.verify import verify as check
 
-    reports = []
+    reports: list[dict[str, Any]] = []
     for name in names or [item.name for item in index.list_models()]:
         try:
             problems = check(name)
@@ -83,7 +85,6 @@ def verify(
         print_json(reports)
     else:
         for report in reports:
-            problems = report["problems"]
-            typer.echo(f"{report['name']}: {'ok' if report['ok'] else '; '.join(map(str, problems))}")
+            typer.echo(f"{report['name']}: {'ok' if report['ok'] else '; '.join(report['problems'])}")
     if not all(report["ok"] for report in reports):
         raise typer.Exit(1)

@@ -19,7 +19,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of this run; a killed run goes on when started again.")],
     dataset: Annotated[str, typer.Option(help="A data set's name, or a folder.")] = "cifar10",
     bits: Annotated[int, typer.Option(help="Code length K, 4 to 1024.")] = 48,
-    protocol: Annotated[str | None, typer.Option(help="Whose training list to use; default the data set's own.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Whose training list to use; default the data set's own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')] = None,
     change: Annotated[
@@ -48,7 +50,12 @@ def train(
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"--set takes TOML such as 'optimization.epochs = 3' ({error}).") from error
         recipe = make_recipe(
-            method, bits=bits, dataset=dataset, protocol=protocol or get_spec(dataset).protocol, seed=seed, changes=changes
+            method,
+            bits=bits,
+            dataset=dataset,
+            protocol=protocol or get_spec(dataset).protocol,
+            seed=seed,
+            changes=changes,
         )
     folder = run(recipe, out, device=device)
     typer.echo(folder)

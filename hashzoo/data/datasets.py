@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from hashzoo.config import PreprocessConfig, Schema, validate
@@ -31,7 +32,7 @@ class DatasetSpec(Schema):
     splits: tuple[str, ...]
     protocol: str
     license: str
-    copies: dict[str, str] = {}
+    copies: dict[str, str] = Field(default_factory=dict)
 
 
 @cache
@@ -149,9 +150,13 @@ def open_pool(name: str) -> ImagePool:
         data = loaded[split]
         for column in (image_column, label_column):
             if column not in data.column_names:
-                raise DataError(f"Data set {name!r} has no column {column!r} in split {split!r}; labels and images needed.")
+                raise DataError(
+                    f"Data set {name!r} has no column {column!r} in split {split!r}; labels and images needed."
+                )
         feature = data.features[label_column]
-        classes = tuple(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", ()) or classes)
+        classes = tuple(
+            getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", ()) or classes
+        )
         data = data.cast_column(image_column, datasets.Image(decode=False))
         first = len(images)
         for cell in data[image_column]:
@@ -160,7 +165,9 @@ def open_pool(name: str) -> ImagePool:
         bounds[split] = (first, len(images))
     if any(label is None for label in labels):
         raise DataError(f"Data set {name!r} has images without a label; training and evaluation need all.")
-    return ImagePool(name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else 256)
+    return ImagePool(
+        name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else 256
+    )
 
 
 def _label_array(labels: list[Any], classes: tuple[str, ...]) -> NDArray[Any]:

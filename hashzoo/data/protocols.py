@@ -36,7 +36,7 @@ class Protocol(Schema):
     database: str
     top_k: Annotated[int, Field(ge=1)] | None = None
     draw: str = ""
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ from hashzoo.zoo.results import Health, ResultRow, Results
 PRECISION_AT = (1, 10, 100, 1000)
 
 
-def evaluate(folder: str | Path, protocol: str | None = None, *, device: str = "cpu") -> tuple[ResultRow, PublishedCodes]:
+def evaluate(
+    folder: str | Path, protocol: str | None = None, *, device: str = "cpu"
+) -> tuple[ResultRow, PublishedCodes]:
     """Encode a protocol's queries and database with a folder's model, and measure.
 
     Args:
@@ -86,7 +88,8 @@ def encode_protocol(model: HashModel, protocol: str, pool: ImagePool, lists: Lis
         rows.append(np.packbits(u.numpy() >= 0, axis=1))
     packed = np.concatenate(rows)
     codes = {
-        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name) for split, wanted in positions.items()
+        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name)
+        for split, wanted in positions.items()
     }
     labels = {split: pool.labels[wanted] for split, wanted in positions.items()}
     return PublishedCodes(protocol, codes, labels, positions, pool.classes), len(needed) / network_seconds
@@ -98,6 +101,7 @@ def measure(published: PublishedCodes, top_k: int | None) -> dict[str, Any]:
     labels = published.labels["query"], published.labels["database"]
     histograms = metrics.distance_histograms(query, database, *labels)
     curve = metrics.pr_curve(histograms)
+    health = {key: _round(value) for key, value in dataclasses.asdict(metrics.code_health(database)).items()}
     depths = [n for n in PRECISION_AT if n <= len(database)]
     return {
         "model": query.model,
@@ -114,7 +118,7 @@ def measure(published: PublishedCodes, top_k: int | None) -> dict[str, Any]:
         "precision_within_2": _round(metrics.precision_within(histograms)),
         "pr_precision": _rounded(curve.precision),
         "pr_recall": _rounded(curve.recall),
-        "health": Health(**{k: _round(v) for k, v in dataclasses.asdict(metrics.code_health(database)).items()}),
+        "health": Health.model_validate(health),
     }
 
 

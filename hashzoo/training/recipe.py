@@ -103,7 +103,14 @@ def make_recipe(
             ref.setdefault("package", registry().get(kind, ref["name"])[0].owner)
     backbone = str(data.get("backbone", {}).get("name", "")).replace("/", "_")
     name = f"{component.name}-{backbone}-{Path(dataset).name.replace('-', '')}-{bits}bit"
-    facts = {"name": name, "method": component.name, "bits": bits, "dataset": dataset, "protocol": protocol, "seed": seed}
+    facts = {
+        "name": name,
+        "method": component.name,
+        "bits": bits,
+        "dataset": dataset,
+        "protocol": protocol,
+        "seed": seed,
+    }
     return validate(Recipe, {**facts, **data}, f"The recipe of {method}")
 
 

@@ -43,9 +43,12 @@ def render_card(folder: str | Path, old: str = "") -> str:
     if not results.rows:
         raise ConfigError(f"{folder} has no results yet; `hashzoo eval local-dir:{folder} --update` makes them.")
     recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )  # noqa: S701 - Markdown, not HTML
+    environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
     block = environment.from_string(template).render(
         config=config, training=results.training, rows=results.rows, row=results.rows[0], recipe=recipe,

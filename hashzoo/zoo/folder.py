@@ -28,7 +28,9 @@ def save_folder(folder: str | Path, model: HashModel, config: ModelConfig) -> Mo
     """Write model.safetensors and config.json; return the config with the weights' hash filled in."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.to(stored_dtype(value, config.dtype)).contiguous() for key, value in model.state_dict().items()}
+    tensors = {
+        key: value.to(stored_dtype(value, config.dtype)).contiguous() for key, value in model.state_dict().items()
+    }
     with replacing(folder / WEIGHTS) as partial:
         save_file(tensors, partial)
     config = config.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
@@ -50,7 +52,9 @@ def open_folder(folder: str | Path) -> HashModel:
     if not path.exists():
         raise WeightsError(f"{path} is missing; fetch or copy the model's folder again.")
     if sha256(path) != config.weights_sha256:
-        raise WeightsError(f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again.")
+        raise WeightsError(
+            f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again."
+        )
     model = HashModel(
         config.backbone, config.head, config.quantizer, bits=config.bits, preprocess=config.preprocess,
         num_classes=len(config.classes), name=config.name,

@@ -75,7 +75,9 @@ def test_pairwise_multi_label(case, balanced, bits):
         row[list(classes)] = 1.0
     codes = relaxed(len(labels), bits)
     wanted = pairwise_reference(codes, labels, 20 / bits, balanced)
-    assert pairwise_likelihood(codes, targets, 20 / bits, balanced).item() == pytest.approx(wanted, rel=1e-12, abs=1e-14)
+    assert pairwise_likelihood(codes, targets, 20 / bits, balanced).item() == pytest.approx(
+        wanted, rel=1e-12, abs=1e-14
+    )
 
 
 def test_pairwise_counts_a_pair_once_however_many_labels_it_shares():

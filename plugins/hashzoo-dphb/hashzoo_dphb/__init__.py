@@ -18,4 +18,6 @@ def hashzoo_register_losses(register: Register) -> None:
 @hookimpl
 def hashzoo_register_methods(register: Register) -> None:
     """The DPHB recipe."""
-    register("dphb", "hashzoo_dphb:dphb.toml", summary="AlexNet, pairwise + sample-label loss, no quantisation regulariser")
+    register(
+        "dphb", "hashzoo_dphb:dphb.toml", summary="AlexNet, pairwise + sample-label loss, no quantisation regulariser"
+    )

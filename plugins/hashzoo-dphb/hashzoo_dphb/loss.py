@@ -18,8 +18,8 @@ class DPHBLoss(nn.Module):
         bits: K.
         num_classes: C.
         multi_label: binary cross-entropy in place of cross-entropy for `label="ce"`.
-        label: "ce" is cross-entropy of a linear classifier on the codes; "l2" is the squared error ||y - W b||^2 of DSDH (Li et al.,
-            NeurIPS 2017), without its alternating steps.
+        label: "ce" is cross-entropy of a linear classifier on the codes; "l2" is the squared error ||y - W b||^2 of DSDH
+            (Li et al., NeurIPS 2017), without its alternating steps.
         pair_weight, label_weight: weights of the terms.
         scale: `a` in theta = a / 2 * b_i . b_j; None takes 20 / K, 1 is DPSH's.
     """

@@ -6,16 +6,24 @@ from hashzoo import Register, hookimpl
 @hookimpl
 def hashzoo_register_backbones(register: Register) -> None:
     """The three-layer CNN."""
-    register("cnn3", "hashzoo_dsbh.backbone:CNN3", summary="The three-layer CNN of DSH's CIFAR-10 experiments, 32x32 input")
+    register(
+        "cnn3", "hashzoo_dsbh.backbone:CNN3", summary="The three-layer CNN of DSH's CIFAR-10 experiments, 32x32 input"
+    )
 
 
 @hookimpl
 def hashzoo_register_losses(register: Register) -> None:
     """The DSBH loss."""
-    register("dsbh", "hashzoo_dsbh.loss:DSBHLoss", summary="Pairwise likelihood + classification + balance, on discrete codes")
+    register(
+        "dsbh",
+        "hashzoo_dsbh.loss:DSBHLoss",
+        summary="Pairwise likelihood + classification + balance, on discrete codes",
+    )
 
 
 @hookimpl
 def hashzoo_register_methods(register: Register) -> None:
     """The DSBH recipe."""
-    register("dsbh", "hashzoo_dsbh:dsbh.toml", summary="Three-layer CNN, straight-through sign, pairwise + class + balance")
+    register(
+        "dsbh", "hashzoo_dsbh:dsbh.toml", summary="Three-layer CNN, straight-through sign, pairwise + class + balance"
+    )

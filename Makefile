@@ -1,0 +1,34 @@
+# `make demo` and `make test` do everything on a fresh machine that has Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp
+
+.PHONY: demo test lint docs index
+
+# uv installs into the environment; its cache makes a second checkout quick
+.venv/ready: pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES) --group dev
+	touch $@
+
+# IMAGES=folder searches a folder of your own
+demo: .venv/ready
+	$(BIN)/hashzoo demo $(IMAGES)
+
+test: lint
+	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: .venv/ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	$(BIN)/mkdocs build --strict
+
+# after a change in model_cards/
+index: .venv/ready
+	$(BIN)/python -m hashzoo.zoo.index

@@ -1,0 +1,57 @@
+"""`hashzoo eval`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this group's commands."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(help="A model's name, or local-dir:PATH.")],
+    protocol: Annotated[str | None, typer.Option(help="Default the one it was trained under.")] = None,
+    from_codes: Annotated[bool, typer.Option("--from-codes", help="From its codes.parquet alone, in seconds.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write results, codes, plot and card into its folder.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model under a protocol: tie-aware mAP, P@N, PR curve, P@H<=2, code health.
+
+    Example: hashzoo eval dahp-resnet18-cifar10-48bit --from-codes
+    """
+    from hashzoo.zoo import resolve
+
+    folder = resolve(name)
+    if from_codes and (update or protocol):
+        raise ConfigError("--from-codes measures the codes as published; --update and --protocol need the data.")
+    from hashzoo.evaluation import evaluate as run
+    from hashzoo.evaluation import publish_results, row_from_codes
+
+    if from_codes:
+        figures: dict[str, Any] = row_from_codes(folder)
+        figures["health"] = figures["health"].model_dump()
+    else:
+        import torch
+
+        row, published = run(folder, protocol, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if update:
+            publish_results(folder, row, published)
+        figures = row.model_dump(mode="json")
+    if as_json:
+        print_json(figures)
+        return
+    skip = ("pr_precision", "pr_recall", "precision_at", "health", "list_sha256")
+    lines = [[key, value] for key, value in figures.items() if key not in skip]
+    lines += [[f"P@{n}", value] for n, value in figures["precision_at"].items()]
+    lines += [[key, value] for key, value in figures["health"].items()]
+    print_table(
+        ["figure", "value"], [[key, f"{value:.4f}" if isinstance(value, float) else value] for key, value in lines]
+    )

@@ -1,0 +1,272 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from hashzoo.data import ImagePool, Protocol, dataset_names, get_protocol, make_lists, open_pool, protocol_names
+from hashzoo.data.datasets import get_spec
+from hashzoo.errors import DataError, UnknownNameError
+from hashzoo.preprocess import read_image
+
+REAL = os.environ.get("HASHZOO_DATA")
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """Hugging Face datasets, with its cache in a folder of this test, and no data at hand."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.delenv("HASHZOO_DATA", raising=False)
+    return datasets
+
+
+@pytest.fixture
+def write_split(tmp_path, datasets, tiny_pool):
+    """Write a split as Parquet, laid out as the Hub's copy of cifar10."""
+
+    def write(split, images=None, labels=None, folder="cifar10/plain_text", image="img", label="label", kind=None):
+        first, last = tiny_pool.bounds["train" if split == "train" else "test"]
+        columns = {
+            image: images or [{"bytes": data, "path": None} for data in tiny_pool.images[first:last]],
+            label: tiny_pool.labels[first:last].tolist() if labels is None else labels,
+        }
+        if kind is None:
+            kind = datasets.ClassLabel(names=list(tiny_pool.classes))
+        path = tmp_path / "data" / folder / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        features = datasets.Features({image: datasets.Image(), label: kind})
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+        return tmp_path / "data"
+
+    return write
+
+
+# Pools
+
+
+def test_a_named_data_set_under_hashzoo_data(tmp_path, monkeypatch, write_split, tiny_pool):
+    write_split("train")
+    monkeypatch.setenv("HASHZOO_DATA", str(write_split("test")))
+    pool = open_pool("cifar10")
+    assert pool.images == tiny_pool.images  # still encoded, train before test
+    np.testing.assert_array_equal(pool.labels, tiny_pool.labels)
+    assert (pool.labels.dtype, pool.name, pool.side, len(pool)) == (np.int64, "cifar10", 32, 160)
+    assert (pool.classes, pool.bounds) == (tiny_pool.classes, {"train": (0, 120), "test": (120, 160)})
+    assert pool.copy == tiny_pool.copy
+    assert pool.copy.startswith("copy not known to hashzoo (sha256 ")
+
+
+def test_the_copy_is_told_by_its_bytes(tiny_pool):
+    changed = [*tiny_pool.images[:-1], tiny_pool.images[-1] + b"\0"]
+    other = ImagePool("cifar10", changed, tiny_pool.labels, tiny_pool.classes, tiny_pool.bounds, 32)
+    assert other.copy != tiny_pool.copy
+
+
+def test_decode(tiny_pool, photo, encoded):
+    positions = np.array([159, 0, 7])
+    expected = torch.stack([read_image(tiny_pool.images[position]) for position in positions])
+    assert torch.equal(tiny_pool.decode(positions), expected)
+    assert tiny_pool.decode(positions[:0]).shape == (0, 3, 32, 32)
+    odd = ImagePool("odd", [encoded(photo(40, 70))], np.zeros(1, np.int64), ("cat",), {"train": (0, 1)}, 32)
+    assert odd.decode(np.array([0])).shape == (1, 3, 32, 32)
+
+
+def test_a_folder_of_parquet_files(tmp_path, write_split, tiny_pool):
+    for split in ("train", "test"):
+        root = write_split(split, folder="mine", image="image")
+    pool = open_pool(str(root / "mine"))
+    assert pool.images == tiny_pool.images
+    assert (pool.side, pool.classes, pool.bounds["test"]) == (256, tiny_pool.classes, (120, 160))
+
+
+def test_labels_that_are_lists(datasets, write_split, tiny_pool):
+    many = [[int(label), (int(label) + 3) % 10] if row % 2 else [] for row, label in enumerate(tiny_pool.labels)]
+    kind = datasets.Sequence(datasets.ClassLabel(names=list(tiny_pool.classes)))
+    write_split("train", folder="many", image="image", labels=many[:120], kind=kind)
+    root = write_split("test", folder="many", image="image", labels=many[120:], kind=kind)
+    pool = open_pool(str(root / "many"))
+    assert (pool.labels.shape, pool.labels.dtype, pool.classes) == ((160, 10), bool, tiny_pool.classes)
+    assert [np.flatnonzero(row).tolist() for row in pool.labels] == [sorted(set(row)) for row in many]
+
+
+def test_labels_without_names(datasets, write_split, tiny_pool):
+    write_split("train", folder="plain", image="image", kind=datasets.Value("int64"))
+    root = write_split("test", folder="plain", image="image", kind=datasets.Value("int64"))
+    pool = open_pool(str(root / "plain"))
+    assert pool.classes == tuple("0123456789")
+    np.testing.assert_array_equal(pool.labels, tiny_pool.labels)
+
+
+def test_an_image_folder(tmp_path, datasets, tiny_pool):
+    expected = {}
+    for position in range(0, 160, 8):
+        split = "train" if position < 120 else "test"
+        label = int(tiny_pool.labels[position])
+        path = tmp_path / "photos" / split / tiny_pool.classes[label] / f"{position}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny_pool.images[position])
+        expected[tiny_pool.images[position]] = (tiny_pool.classes[label], split)
+    pool = open_pool(str(tmp_path / "photos"))
+    found = {}
+    for split, (first, last) in pool.bounds.items():
+        for position in range(first, last):
+            found[pool.images[position]] = (pool.classes[pool.labels[position]], split)
+    assert found == expected
+
+
+def test_what_a_data_set_may_lack(tmp_path, monkeypatch, datasets, write_split, tiny_pool):
+    root = write_split("train")
+    monkeypatch.setenv("HASHZOO_DATA", str(root))
+    with pytest.raises(DataError, match=r"cifar10 has no Parquet file of split 'test' \(named test-\*\.parquet\)"):
+        open_pool("cifar10")
+    write_split("test")
+    for change, column in (({"image": "picture"}, "img"), ({"label": "target"}, "label")):
+        for split in ("train", "test"):
+            write_split(split, **change)
+        with pytest.raises(DataError, match=rf"'cifar10' has no column '{column}' in split 'train'"):
+            open_pool("cifar10")
+    (root / "cifar10" / "plain_text" / "train-00000-of-00001.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(
+        DataError, match=r"^Data set 'cifar10' cannot be loaded \(.*put its Parquet files under \$HASHZOO_DATA"
+    ):
+        open_pool("cifar10")
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_images_without_a_label(monkeypatch, write_split, tiny_pool, missing):
+    write_split("train", labels=[missing, *tiny_pool.labels[1:120].tolist()])
+    monkeypatch.setenv("HASHZOO_DATA", str(write_split("test")))
+    with pytest.raises(DataError, match=r"'cifar10' has images without a label"):
+        open_pool("cifar10")
+
+
+def test_names_that_nobody_has(datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar100", str(tmp_path / "gone")):
+        with pytest.raises(
+            UnknownNameError, match=rf"No data set is named '{name}'.*known are cifar10, .*or give a folder"
+        ):
+            open_pool(name)
+    with pytest.raises(UnknownNameError, match=r"\(did you mean 'cifar10'\?\)"):
+        get_spec("cifar-10")
+    with pytest.raises(UnknownNameError, match=r"No protocol is named 'cifar10-45k' \(did you mean 'cifar10-54k'"):
+        get_protocol("cifar10-45k")
+
+
+# Protocols
+
+
+def protocol(**lists):
+    facts = {"name": "tiny", "dataset": "cifar10", "summary": "", "draw": "tiny-0", "query": "per-class:1"}
+    return Protocol(**facts | {"train": "per-class:3", "database": "rest"} | lists)
+
+
+def test_every_protocol_is_of_a_known_data_set():
+    assert set(dataset_names()) >= {"cifar10", "tiny-imagenet"}
+    for name in protocol_names():
+        rule = get_protocol(name)
+        spec = get_spec(rule.dataset)
+        assert rule.name == name
+        for part in (rule.query, rule.train, rule.database):
+            kind, _, argument = part.partition(":")
+            assert kind in ("split", "per-class", "rest", "rest+train")
+            assert kind != "split" or argument in spec.splits
+    for name in dataset_names():
+        assert get_protocol(get_spec(name).protocol).dataset == name
+
+
+def test_drawn_lists(tiny_pool):
+    lists = make_lists(protocol(query="per-class:2", train="per-class:5"), tiny_pool)
+    for values, per_class in ((lists.query, 2), (lists.train, 5), (lists.database, 9)):
+        assert values.dtype == np.int64
+        assert (np.diff(values) > 0).all()  # ascending, none twice
+        assert np.bincount(tiny_pool.labels[values]).tolist() == [per_class] * 10
+    together = np.concatenate([lists.query, lists.train, lists.database])
+    assert sorted(together.tolist()) == list(range(160))  # disjoint, and nothing is lost
+
+
+def test_rest_and_train(tiny_pool):
+    without, with_train = (make_lists(protocol(database=rule), tiny_pool) for rule in ("rest", "rest+train"))
+    np.testing.assert_array_equal(without.query, with_train.query)  # the same draws
+    np.testing.assert_array_equal(without.train, with_train.train)
+    assert set(with_train.database.tolist()) == set(without.database.tolist()) | set(without.train.tolist())
+    assert (np.diff(with_train.database) > 0).all()
+    assert not set(with_train.database.tolist()) & set(with_train.query.tolist())
+
+
+def test_split_lists(tiny_pool):
+    lists = make_lists(protocol(query="split:test", train="split:train", database="split:train"), tiny_pool)
+    np.testing.assert_array_equal(lists.query, np.arange(120, 160))
+    np.testing.assert_array_equal(lists.train, np.arange(120))
+    np.testing.assert_array_equal(lists.database, np.arange(120))
+
+
+def test_draws_are_the_same_everywhere(tiny_pool, run_python):
+    """The first of each class by the sha256 of "key:position", said again in a process without hashzoo."""
+    code = """
+import hashlib, sys
+labels = [int(digit) for digit in sys.argv[1]]
+order = sorted(range(len(labels)), key=lambda position: hashlib.sha256(b"tiny-0:%d" % position).hexdigest())
+firsts = [next(position for position in order if labels[position] == label) for label in range(10)]
+print(*sorted(firsts))
+"""
+    done = run_python(code, "".join(map(str, tiny_pool.labels)), PYTHONHASHSEED="1")
+    assert make_lists(protocol(), tiny_pool).query.tolist() == [int(word) for word in done.stdout.split()]
+    other = make_lists(protocol(draw="tiny-1"), tiny_pool)
+    assert other.sha256()["query"] != make_lists(protocol(), tiny_pool).sha256()["query"]
+
+
+def test_lists_that_are_not_the_protocols_are_refused(tiny_pool):
+    lists = make_lists(protocol(), tiny_pool)
+    hashes = lists.sha256()
+    assert set(hashes) == {"query", "train", "database"}
+    assert make_lists(protocol(sha256=hashes), tiny_pool).sha256() == hashes
+    labels = tiny_pool.labels.copy()
+    position = lists.query[0]  # a query changes its class
+    labels[position] = (labels[position] + 1) % 10
+    other = ImagePool("cifar10", tiny_pool.images, labels, tiny_pool.classes, tiny_pool.bounds, 32)
+    message = "The lists of tiny on this copy of cifar10 are not the protocol's .*labels or order of the data"
+    with pytest.raises(DataError, match=message):
+        make_lists(protocol(sha256=hashes), other)
+    for name in hashes:
+        with pytest.raises(DataError, match=message):
+            make_lists(protocol(sha256=hashes | {name: "0" * 64}), tiny_pool)
+
+
+def test_a_class_with_too_few_images_is_refused(tiny_pool):
+    with pytest.raises(DataError, match=r"tiny.* 17"):
+        make_lists(protocol(train="per-class:17"), tiny_pool)
+
+
+def test_drawing_by_class_needs_one_label_an_image(tiny_pool):
+    many = ImagePool("many", tiny_pool.images, np.eye(10, dtype=bool)[tiny_pool.labels], (), tiny_pool.bounds, 32)
+    with pytest.raises(DataError, match="one label"):
+        make_lists(protocol(), many)
+
+
+# The real data
+
+
+@pytest.mark.skipif(not REAL, reason="HASHZOO_DATA is not set: no real CIFAR-10 to check the protocols on")
+def test_cifar10():
+    pool = open_pool("cifar10")
+    assert len(pool) == 60_000
+    assert np.bincount(pool.labels).tolist() == [6000] * 10
+    sizes = {
+        "cifar10-full": (10_000, 50_000, 50_000),
+        "cifar10-54k": (1000, 5000, 54_000),
+        "cifar10-59k": (1000, 5000, 59_000),
+    }
+    made = {name: make_lists(get_protocol(name), pool) for name in sizes}
+    for name, lists in made.items():
+        assert tuple(map(len, (lists.query, lists.train, lists.database))) == sizes[name]
+        assert not np.intersect1d(lists.query, lists.database).size
+        assert not np.intersect1d(lists.query, lists.train).size
+    for name in ("cifar10-54k", "cifar10-59k"):
+        assert np.bincount(pool.labels[made[name].query]).tolist() == [100] * 10
+        assert np.bincount(pool.labels[made[name].train]).tolist() == [500] * 10
+    assert made["cifar10-54k"].sha256()["query"] == made["cifar10-59k"].sha256()["query"]
+    assert not np.intersect1d(made["cifar10-54k"].train, made["cifar10-54k"].database).size
+    assert np.isin(made["cifar10-59k"].train, made["cifar10-59k"].database).all()

@@ -1,0 +1,338 @@
+import csv
+import pickle
+import time
+
+import pytest
+import torch
+
+from hashzoo.data import Protocol, protocols
+from hashzoo.errors import ConfigError, DataError, UnknownNameError
+from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
+from hashzoo.training.loop import augment, set_learning_rate, window_side
+from hashzoo.training.recipe import Augment, Optimization, recipe_toml
+from hashzoo.zoo.folder import open_folder
+
+TINY = {"name": "tiny", "dataset": "cifar10", "summary": "", "draw": "tiny-0"}
+TINY |= {"query": "per-class:2", "train": "per-class:6", "database": "rest"}
+
+
+def make(seed=0, bits=12, augment=None, **optimization):
+    settings = {"epochs": 2, "batch_size": 20, "precision": "float32"} | optimization
+    changes = {"optimization": settings, "augment": augment or {}}
+    return make_recipe("dsbh", bits=bits, dataset="cifar10", protocol="tiny", seed=seed, changes=changes)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, tiny_pool):
+    """Train on the tiny data set; give the run's folder."""
+    monkeypatch.setitem(protocols._protocols(), "tiny", Protocol(**TINY))
+
+    def run(name, recipe):
+        train(recipe, tmp_path / name, device="cpu", pool=tiny_pool)
+        return tmp_path / name
+
+    return run
+
+
+def weights(folder):
+    (path,) = folder.glob("*/model.safetensors")
+    return path.read_bytes()
+
+
+def log(folder):
+    return list(csv.DictReader((folder / "log.csv").open()))
+
+
+# Runs
+
+
+def test_a_run_and_its_seed(run, tiny_pool):
+    one, same, other = run("one", make()), run("same", make()), run("other", make(seed=1))
+    assert weights(one) == weights(same)
+    assert weights(one) != weights(other)
+
+    rows = log(one)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert set(rows[0]) == {"epoch", "seconds", "pair", "class", "balance"}
+    folder = one / make().name
+    assert read_recipe(folder / "recipe.toml") == read_recipe(one / "recipe.toml") == make()
+    model = open_folder(folder)
+    assert (model.name, model.bits) == ("dsbh-cnn3-cifar10-12bit", 12)
+    assert len(model.encode(tiny_pool.images[:3])) == 3
+    assert not list(one.rglob("*.partial"))
+
+    before = weights(one)
+    assert weights(run("one", make())) == before  # a finished run is not trained further
+    assert log(one) == rows
+    with pytest.raises(ConfigError, match="one holds the run of another recipe; choose another --out"):
+        run("one", make(seed=1))
+    assert weights(one) == before
+
+
+KILLED = """
+import pickle, sys, time
+from hashzoo.data import Protocol, protocols
+from hashzoo.training import loop, read_recipe
+import torch
+
+folder, threads = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(threads)
+with open(f"{folder}/tiny.pickle", "rb") as file:
+    facts, pool = pickle.load(file)
+protocols._protocols()["tiny"] = Protocol(**facts)
+cut = loop.augment
+
+def slow(images, recipe, epoch, generator):
+    time.sleep(0.5 if epoch else 0)  # the kill comes in the middle of the second epoch
+    return cut(images, recipe, epoch, generator)
+
+loop.augment = slow
+loop.train(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", pool=pool)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, start_python):
+    recipe = make(epochs=3)
+    expected = weights(run("whole", recipe))
+    (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
+    (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
+    child = start_python(KILLED, tmp_path, torch.get_num_threads())
+    folder, deadline = tmp_path / "run", time.monotonic() + 300
+    while not (folder / "log.csv").exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    child.kill()
+    assert child.wait() == -9
+    assert [row["epoch"] for row in log(folder)] == ["1"]
+    assert not list(folder.glob("*/model.safetensors"))
+
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 1
+    assert weights(run("run", recipe)) == expected
+    assert [row["epoch"] for row in log(folder)] == ["1", "2", "3"]
+    assert [row["pair"] for row in log(folder)] == [row["pair"] for row in log(tmp_path / "whole")]
+
+
+def test_a_run_killed_before_its_last_log_writes_it(run):
+    folder = run("a", make(epochs=1))
+    before = log(folder)
+    (folder / "log.csv").unlink()  # as a kill between checkpoint and log leaves it
+    run("a", make(epochs=1))
+    assert log(folder) == before
+
+
+def test_a_run_may_take_no_time(run, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock) * 0.001)}))
+    run("fast", make(epochs=1))
+
+
+def test_two_precisions_in_one_process(run):
+    run("float32", make(epochs=1))
+    assert weights(run("bfloat16", make(epochs=1, precision="bfloat16"))) != weights(run("again", make(epochs=1)))
+
+
+def test_a_loss_that_is_no_number_is_reported(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"The loss is (nan|inf) in epoch [12]; lower the learning rate\."):
+        run("wild", make(lr=1e30, warmup=0.0))
+    assert not list((tmp_path / "wild").glob("*/model.safetensors"))
+
+
+def test_a_loss_that_is_no_number_in_the_last_steps_is_reported(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"The loss is (nan|inf) in epoch 1; lower the learning rate\."):
+        run("wild", make(lr=1e30, warmup=0.0, epochs=1))
+    assert not (tmp_path / "wild" / "checkpoint.pt").exists()  # started again, it would never get out
+
+
+def test_what_is_refused_before_any_work(run, tmp_path, tiny_pool):
+    with pytest.raises(DataError, match="60 training images are fewer than one batch of 61"):
+        run("a", make(batch_size=61))
+    with pytest.raises(DataError, match="Protocol tiny-imagenet is of data set tiny-imagenet, not cifar10"):
+        run("b", make().model_copy(update={"protocol": "tiny-imagenet"}))
+    with pytest.raises(UnknownNameError, match="No protocol is named 'tini'"):
+        run("c", make().model_copy(update={"protocol": "tini"}))
+    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "c").exists()
+
+
+# Recipes
+
+
+def test_recipe_round_trip(tmp_path):
+    recipe = make(seed=7, augment={"crops": [[0, 24], [1, 32]], "shift": 2, "plain_epochs": 1}, lr=1 / 3)
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe_toml(recipe), encoding="utf-8")
+    assert read_recipe(path) == recipe
+    assert recipe_toml(read_recipe(path)) == path.read_text(encoding="utf-8")
+    assert (recipe.name, recipe.method, recipe.seed) == ("dsbh-cnn3-cifar10-12bit", "dsbh", 7)
+    assert {ref.name: ref.package for ref in (recipe.backbone, recipe.head, recipe.quantizer, recipe.loss)} == {
+        "cnn3": "hashzoo-dsbh", "linear": "hashzoo", "sign": "hashzoo", "dsbh": "hashzoo-dsbh",
+    }  # fmt: skip
+    assert recipe.quantizer.args == {"gradient": "hard-tanh"}
+    assert (recipe.optimization.optimizer, recipe.optimization.lr) == ("adamw", 1 / 3)  # the method's, and the change
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("bits = 12", "bits = 2", "bits"),
+        ("bits = 12", 'bits = "12 "', "bits"),
+        ("epochs = 2", "epochs = 0", r"optimization\.epochs"),
+        ("batch_size = 20", "batch_size = 1", r"optimization\.batch_size"),
+        ('"adamw"', '"adam"', r"optimization\.optimizer"),
+        ("lr = 0.002", "lr = 0.0", r"optimization\.lr"),
+        ("lr = 0.002", "lr = nan", r"optimization\.lr"),
+        ("lr = 0.002", "lr = 0.002\nlearning_rate = 1", r"optimization\.learning_rate"),
+        ("warmup = 0.1", "warmup = 1.0", r"optimization\.warmup"),
+        ("shift = 4", "shift = -1", r"augment\.shift"),
+        ('name = "dsbh-cnn3-cifar10-12bit"', 'name = "../x"', "name"),
+        ("[loss]", "[lost]", "loss"),
+    ],
+)
+def test_wrong_recipes(tmp_path, old, new, field):
+    text = recipe_toml(make())
+    assert old in text
+    (tmp_path / "recipe.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=rf"recipe\.toml: '{field}' is wrong"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_recipes_that_are_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.toml cannot be read as a recipe"):
+        read_recipe(tmp_path / "gone.toml")
+    for data in (b"a =", b"[a]\n[a]\n", b"\xff\xfe"):
+        (tmp_path / "bad.toml").write_bytes(data)
+        with pytest.raises(ConfigError, match=r"bad\.toml cannot be read as a recipe"):
+            read_recipe(tmp_path / "bad.toml")
+
+
+def test_recipes_of_components_that_are_not_there():
+    with pytest.raises(UnknownNameError, match=r"No method is named 'dsbhh' \(did you mean 'dsbh'"):
+        make_recipe("dsbhh", bits=12, dataset="cifar10", protocol="tiny")
+    with pytest.raises(UnknownNameError, match="No backbone is named 'cnn33'"):
+        make_recipe("dsbh", bits=12, dataset="cifar10", protocol="tiny", changes={"backbone": {"name": "cnn33"}})
+    with pytest.raises(ConfigError, match=r"The recipe of dsbh: 'optimization\.epoch' is wrong"):
+        make(epoch=3)
+
+
+# Augmentation
+
+
+@pytest.fixture
+def ramp():
+    """Two images (3, 32, 32) whose pixels tell where they were: row in channel 0, column in channel 1."""
+    row, column = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    return torch.stack([row, column, row * 0 + 9]).to(torch.uint8).repeat(400, 1, 1, 1)
+
+
+def cut(images, epoch=0, seed=0, epochs=4, size=(32, 32), **rule):
+    recipe = make(augment=rule, epochs=epochs)
+    recipe = recipe.model_copy(update={"preprocess": recipe.preprocess.model_copy(update={"size": size})})
+    return augment(images, recipe, epoch, torch.Generator().manual_seed(seed))
+
+
+def corners(made):
+    """Where the windows of a ramp were cut: the top left pixel's row and column."""
+    return made[:, :2, 0, 0].long()
+
+
+def test_whole_images_shift_within_bounds(ramp):
+    made = cut(ramp, flip=False, shift=4)
+    assert (made.shape, made.dtype) == ((400, 3, 32, 32), torch.uint8)
+    offsets = made[:, :2, 16, 16].long() - 16  # the centre is never a reflected pixel
+    for axis in (0, 1):
+        assert sorted(set(offsets[:, axis].tolist())) == list(range(-4, 5))
+    assert (made[:, 2] == 9).all()  # the border is reflected, not filled
+    assert (made[:, 0, :, 5] == made[:, 0, :, 20]).all()  # rows stay straight
+    assert torch.equal(cut(ramp, flip=False, shift=4), made)
+    assert not torch.equal(cut(ramp, flip=False, shift=4, seed=1), made)
+
+
+def test_smaller_windows_stay_inside(ramp):
+    made = cut(ramp, flip=False, shift=4, crops=[[0, 24], [2, 32]])
+    assert made.shape == (400, 3, 24, 24)  # the network's input shrinks with the window
+    for axis in (0, 1):
+        assert sorted(set(corners(made)[:, axis].tolist())) == list(range(9))
+    first = corners(made).to(torch.uint8)
+    steps = torch.arange(24, dtype=torch.uint8)
+    assert torch.equal(made[:, 0], (first[:, 0, None] + steps)[:, :, None].expand(-1, 24, 24))
+    assert torch.equal(made[:, 1], (first[:, 1, None] + steps)[:, None, :].expand(-1, 24, 24))
+    assert cut(ramp, epoch=2, crops=[[0, 24], [2, 32]]).shape == (400, 3, 32, 32)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_smaller_windows_stay_near_the_centre(ramp, shift):
+    made = cut(ramp, flip=False, shift=shift, crops=[[0, 24]])
+    for axis in (0, 1):
+        assert sorted(set(corners(made)[:, axis].tolist())) == list(range(4 - shift, 4 + shift + 1))
+
+
+def test_plain_epochs_see_the_images_unchanged(ramp):
+    rule = {"plain_epochs": 2, "crops": [[0, 24]]}
+    assert not torch.equal(cut(ramp, epoch=1, **rule), ramp[:, :, :24, :24])
+    for epoch in (2, 3):
+        assert torch.equal(cut(ramp, epoch=epoch, **rule), ramp)
+    assert cut(ramp, epoch=1, **rule).shape == (400, 3, 24, 24)
+
+
+def test_flip_mirrors_half_of_the_images(ramp):
+    made = cut(ramp, shift=0)
+    mirrored = (made[:, 1, 0, 0] == 31).tolist()
+    assert 140 < sum(mirrored) < 260  # 400 fair coins
+    for image, flipped in zip(made, mirrored, strict=True):
+        assert torch.equal(image, ramp[0].flip(2) if flipped else ramp[0])
+
+
+@pytest.mark.parametrize(("size", "expected"), [((64, 64), (48, 48)), ((16, 48), (12, 36))])
+def test_windows_are_fitted_to_the_network(ramp, size, expected):
+    made = cut(ramp[:5], size=size, flip=False, shift=4, crops=[[0, 24]])
+    assert (made.shape, made.dtype) == ((5, 3, *expected), torch.uint8)
+    assert (made[:, 2] == 9).all()
+
+
+def test_the_windows_side():
+    rule = Augment(crops=((5, 32), (0, 16), (2, 24)))
+    assert [window_side(rule, epoch, 32) for epoch in range(7)] == [16, 16, 24, 24, 24, 32, 32]
+    assert window_side(Augment(), 3, 64) == 64
+    assert [window_side(Augment(crops=((2, 24),)), epoch, 32) for epoch in range(3)] == [32, 32, 24]
+
+
+# Optimisation
+
+
+def test_learning_rates():
+    settings = Optimization(epochs=1, lr=0.5, warmup=0.2, backbone_lr=0.1)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "scale": 1.0},
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "scale": 0.1},
+        ],
+        lr=9.0,
+    )
+    for done, expected in ((0, 0), (0.1, 0.25), (0.2, 0.5), (0.6, 0.25), (0.8, 0.125), (1, 0)):
+        set_learning_rate(optimizer, settings, done)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, expected / 10])
+    for done, expected in ((0, 0.5), (0.5, 0.25), (1, 0)):
+        set_learning_rate(optimizer, settings.model_copy(update={"warmup": 0.0}), done)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_parameter_groups(make_model):
+    model, loss = make_model(), torch.nn.Linear(12, 10)
+    for kind in ("sgd", "adamw"):
+        settings = Optimization(epochs=1, lr=0.5, backbone_lr=0.1, weight_decay=0.3, optimizer=kind)
+        groups = loop.make_optimizer(settings, model, loss).param_groups
+        found = {id(member): (group["scale"], group["weight_decay"]) for group in groups for member in group["params"]}
+        for name, parameter in [*model.named_parameters(), *loss.named_parameters()]:
+            scale = 0.1 if name.startswith("backbone.") else 1.0
+            assert found.pop(id(parameter)) == (scale, 0.3 if parameter.ndim > 1 else 0.0), name
+        assert found == {}
+
+
+def test_a_recipe_is_a_value():
+    assert make() == make()
+    assert isinstance(make(), Recipe)
+    with pytest.raises(ValueError, match="frozen"):
+        make().seed = 3
