@@ -15,7 +15,7 @@ def hashzoo_register_heads(register):
     register("my-head", "hashzoo_mine.head:MyHead", summary="What it does in a line")
 ```
 
-Targets are written `"package.module:Name"` and imported on first use, so that listing imports no torch.
+Targets are best written `"package.module:Name"`: imported on first use, so that listing imports no torch.
 The protocols below say what a target must be. All are `torch.nn.Module` classes; they are built by keyword.
 N is the batch size, K the number of bits, C the number of classes.
 """
@@ -37,13 +37,14 @@ hookimpl = pluggy.HookimplMarker("hashzoo")
 class Register(Protocol):
     """The callback that every hook receives; call it once a component."""
 
-    def __call__(self, name: str, target: str, *, summary: str) -> None:
+    def __call__(self, name: str, target: str | type, *, summary: str) -> None:
         """Register `target` under `name`.
 
         Args:
             name: lower-case letters, digits, `-`, `_`, `.`; a backbone family is written `prefix/*`, and its class is
                 then built with `model="..."`, the part of the name that the star stands for.
-            target: `"package.module:Class"`; for a method `"package:recipe.toml"`, a file inside the package.
+            target: `"package.module:Class"`, or the class itself; for a method `"package:recipe.toml"`, a file inside the
+                package.
             summary: one line for listings.
         """
 

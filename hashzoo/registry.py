@@ -36,7 +36,7 @@ class Component:
     kind: str
     name: str
     owner: str
-    target: str
+    target: str | type
     summary: str
 
     def load(self) -> Any:
@@ -45,6 +45,8 @@ class Component:
         Raises:
             PluginError: the target is not there; names the package that owns it.
         """
+        if not isinstance(self.target, str):
+            return self.target
         module, _, attribute = self.target.partition(":")
         try:
             if self.kind == "method":
@@ -80,11 +82,13 @@ def _collect(name: str, distribution: str, version: str, module: object) -> Plug
     found: dict[tuple[str, str], Component] = {}
     for kind, hook in HOOKS.items():
 
-        def register(name: str, target: str, *, summary: str, kind: str = kind) -> None:
+        def register(name: str, target: str | type, *, summary: str, kind: str = kind) -> None:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ .")
-            if not isinstance(target, str) or not _TARGET.fullmatch(target):
-                raise PluginError(f"The target of {kind} {name!r} must read 'package.module:Name', not {target!r}")
+            if not isinstance(target, type) and not (isinstance(target, str) and _TARGET.fullmatch(target)):
+                raise PluginError(
+                    f"The target of {kind} {name!r} must be a class or read 'package.module:Name', not {target!r}"
+                )
             if (kind, name) in found:
                 raise PluginError(f"{kind} {name!r} is registered twice")
             found[kind, name] = Component(kind, name, distribution, target, summary)

@@ -43,7 +43,7 @@ def train(
             raise ConfigError("A recipe file is run as it is; edit it instead of using --set.")
         recipe = read_recipe(method)
     else:
-        from hashzoo.data.datasets import get_spec
+        from hashzoo.data.datasets import default_protocol
 
         try:
             changes: dict[str, Any] = tomllib.loads("\n".join(change or []))
@@ -53,7 +53,7 @@ def train(
             method,
             bits=bits,
             dataset=dataset,
-            protocol=protocol or get_spec(dataset).protocol,
+            protocol=protocol or default_protocol(dataset),
             seed=seed,
             changes=changes,
         )

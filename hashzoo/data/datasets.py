@@ -31,7 +31,6 @@ class DatasetSpec(Schema):
     side: int
     splits: tuple[str, ...]
     protocol: str
-    license: str
     copies: dict[str, str] = Field(default_factory=dict)
 
 
@@ -46,15 +45,13 @@ def dataset_names() -> list[str]:
     return sorted(_specs())
 
 
-def get_spec(name: str) -> DatasetSpec:
-    """Facts of a named data set.
+def default_protocol(name: str) -> str:
+    """The protocol of a named data set; "split" for a folder.
 
-    Raises:
-        UnknownNameError: hashzoo does not know it.
+    >>> default_protocol("cifar10")
+    'cifar10-full'
     """
-    if name not in _specs():
-        raise unknown("data set", name, _specs(), f"known are {', '.join(dataset_names())}.")
-    return _specs()[name]
+    return _specs()[name].protocol if name in _specs() else "split"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Protocol(Schema):
     """An entry of protocols.toml.
 
     Attributes:
+        dataset: the data set it is of; "*" for any.
         name: two numbers under different names are never put in one column.
         top_k: mAP@K; None is mAP over the whole database.
         draw: key of the drawn lists; protocols that share it share their draws.

@@ -19,7 +19,6 @@ from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.data import ImagePool, Lists, get_protocol, make_lists, open_pool
-from hashzoo.errors import DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
@@ -43,15 +42,13 @@ def evaluate(
         device: "cpu" (float32) or "cuda" (bfloat16).
 
     Raises:
-        DataError: the data set is not the model's, or is missing.
+        DataError: the data set is missing, or its lists are not the protocol's.
     """
     folder = Path(folder)
     results = read_json(Results, folder / "results.json")
     rule = get_protocol(protocol or results.training.protocol)
     config = read_json(ModelConfig, folder / "config.json")
-    pool = open_pool(rule.dataset)
-    if set(pool.classes) != set(config.classes) and rule.dataset == config.dataset:
-        raise DataError(f"This copy of {rule.dataset} has other classes than {config.name} was trained on.")
+    pool = open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
     began = time.monotonic()

@@ -49,7 +49,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     """
     out = Path(out)
     protocol = get_protocol(recipe.protocol)
-    if protocol.dataset != recipe.dataset:
+    if protocol.dataset not in ("*", recipe.dataset):
         raise DataError(f"Protocol {protocol.name} is of data set {protocol.dataset}, not {recipe.dataset}.")
     text = recipe_toml(recipe)
     kept = out / "recipe.toml"

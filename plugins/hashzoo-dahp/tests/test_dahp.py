@@ -190,7 +190,7 @@ def test_head_sums_its_branches():
     position, channel = position_reference(head.position, image), channel_reference(head.channel, image)
     pooled = [sum(position[p][d] + channel[p][d] for p in position) / 6 for d in range(16)]
     wanted = [sum(w * x for w, x in zip(row, pooled, strict=True)) for row in head.linear.weight.tolist()]
-    assert head(image[None])[0].tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+    assert head(image[None])[0].tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
 # --- anchors --------------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_ten_anchors_are_as_far_apart_as_known(bits, least):
         (3, 48, 32),
         (10, 4, 1),
         (100, 16, 4),
-        (100, 48, 17),
+        (100, 64, 24),
     ],
 )
 def test_other_numbers_of_classes(num_classes, bits, least):
@@ -260,14 +260,14 @@ def test_anchors_follow_the_seed():
 @pytest.mark.parametrize("tie_break", [[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0]])
 def test_anchor_targets_by_hand(tie_break):
     anchors = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [-1, -1, -1, 1]])
-    t = torch.tensor(tie_break)
+    t = tie_break
     labels = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
-    made = anchor_targets(anchors, labels, t).tolist()
+    made = anchor_targets(anchors, labels, torch.tensor(t)).tolist()
     assert made[0] == [1, 1, 1, 1]
     assert made[1] == [1, 1, 1, -1]  # two of three
     assert made[2] == [1, 1, t[2], t[3]]  # even votes fall to the tie-break
     assert made[3] == [t[0], t[1], t[2], 1]
-    assert made[4] == t.tolist()  # no label, no votes
+    assert made[4] == t  # no label, no votes
     assert made[5] == [1, t[1], t[2], t[3]]
 
 
