@@ -47,7 +47,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         ConfigError: `out` holds the run of another recipe.
         DataError, UnknownNameError: data, protocol or component are not to be had, before any work starts.
     """
-    out = Path(out)
+    out, settings = Path(out), recipe.optimization
     protocol = get_protocol(recipe.protocol)
     if protocol.dataset not in ("*", recipe.dataset):
         raise DataError(f"Protocol {protocol.name} is of data set {protocol.dataset}, not {recipe.dataset}.")
@@ -55,51 +55,39 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     kept = out / "recipe.toml"
     if kept.exists() and kept.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{out} holds the run of another recipe; choose another --out, or remove that folder.")
-
-    settings = recipe.optimization
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision="bf16" if settings.precision == "bfloat16" else "no"
-    )  # fmt: skip
+    precision = "bf16" if settings.precision == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1:
         raise ConfigError("Training on several processes is not supported yet; start one.")
     pool = pool or open_pool(recipe.dataset)
+    positions = make_lists(protocol, pool).train
+    if len(positions) < settings.batch_size:
+        raise DataError(f"{len(positions)} training images are fewer than one batch of {settings.batch_size}.")
     set_seed(recipe.seed)
-    multi_label = pool.labels.ndim == 2
-    model = HashModel(
-        recipe.backbone, recipe.head, recipe.quantizer, bits=recipe.bits, preprocess=recipe.preprocess,
-        num_classes=len(pool.classes), name=recipe.name, pretrained=settings.pretrained,
-    )  # fmt: skip
-    loss = build_component(
-        "loss", recipe.loss, bits=recipe.bits, num_classes=len(pool.classes), multi_label=multi_label
-    )
-    model.to(memory_format=torch.channels_last)
+    model, loss = build(recipe, pool)
     optimizer = make_optimizer(settings, model, loss)
     model, loss, optimizer = accelerator.prepare(model, loss, optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(kept, text)
-    checkpoint, log = out / "checkpoint.pt", out / "log.csv"
-    first, rows, commit = 0, [], machine.commit()
+    checkpoint = out / "checkpoint.pt"
+    rows: list[dict[str, Any]] = []  # of the log, one an epoch
+    commit = machine.commit()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        loss.load_state_dict(state["loss"])
-        optimizer.load_state_dict(state["optimizer"])
+        for part, name in ((model, "model"), (loss, "loss"), (optimizer, "optimizer")):
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"].cpu())
-        first, rows, commit = state["epoch"], state["rows"], state["commit"]
+        rows, commit = state["rows"], state["commit"]
 
     console = Console(stderr=True)
-    lists = make_lists(protocol, pool)
-    steps = len(lists.train) // settings.batch_size
-    if not steps:
-        raise DataError(f"{len(lists.train)} training images are fewer than one batch of {settings.batch_size}.")
-    if first < settings.epochs:
-        console.print(f"Decoding {len(lists.train):,} images of {pool.name}: {pool.copy}", highlight=False)
-        images = pool.decode(lists.train)
-        targets = torch.from_numpy(pool.labels[lists.train])
-        targets = targets.float() if multi_label else targets
+    if len(rows) < settings.epochs:
+        console.print(f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False)
+        images, targets = pool.decode(positions), torch.from_numpy(pool.labels[positions])
+        targets = targets.float() if targets.ndim == 2 else targets
+    steps = len(positions) // settings.batch_size
     model.train()
-    for epoch in range(first, settings.epochs):
+    for epoch in range(len(rows), settings.epochs):
         began, sums = time.monotonic(), dict[str, float]()
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         order = torch.randperm(len(images), generator=generator)
@@ -111,47 +99,82 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
                 for module in (model.quantizer, loss):
                     if hasattr(module, "set_progress"):
                         module.set_progress(done)
-                rows_of_batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-                batch = augment(images[rows_of_batch], recipe, epoch, generator).to(accelerator.device)
+                chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+                batch = augment(images[chosen], recipe, epoch, generator).to(accelerator.device)
                 with accelerator.autocast():
                     output = model(model.preprocess.normalise(batch))
-                terms = loss(output, targets[rows_of_batch].to(accelerator.device))
+                terms = loss(output, targets[chosen].to(accelerator.device))
                 total = torch.stack(list(terms.values())).sum()
+                if step % 50 == 0 and not torch.isfinite(total):
+                    raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
                 optimizer.zero_grad()
                 accelerator.backward(total)
                 optimizer.step()
-                if step % 50 == 0 and not torch.isfinite(total):
-                    raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + term.item() / steps
                 progress.advance(task)
         seconds = time.monotonic() - began
         means = {name: round(value, 5) for name, value in sums.items()}
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
-        save_checkpoint(checkpoint, model, loss, optimizer, {"epoch": epoch + 1, "rows": rows, "commit": commit})
-        write_text(log, to_csv(rows))
+        save_checkpoint(checkpoint, model, loss, optimizer, {"rows": rows, "commit": commit})
+        write_text(out / "log.csv", to_csv(rows))
         speed = steps * settings.batch_size / seconds
-        terms_text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        console.print(f"epoch {epoch + 1}/{settings.epochs}: {terms_text}; {speed:.0f} images/s", highlight=False)
+        line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        console.print(f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False)
 
-    folder = out / recipe.name
-    config = ModelConfig(
-        name=recipe.name, method=recipe.method, bits=recipe.bits, backbone=recipe.backbone, head=recipe.head,
-        quantizer=recipe.quantizer, preprocess=recipe.preprocess, dataset=recipe.dataset, classes=pool.classes,
-        multi_label=multi_label, weights_sha256="0" * 64,
-    )  # fmt: skip
-    trained = accelerator.unwrap_model(model).cpu().eval()
-    save_folder(folder, trained, config)
-    write_text(folder / "recipe.toml", text)
-    write_probe(folder, open_folder(folder))  # of the weights as stored
     seconds = sum(row["seconds"] for row in rows)
     facts = TrainingFacts(
-        protocol=protocol.name, data_copy=pool.copy, seed=recipe.seed, epochs=settings.epochs,
-        device=machine.device_name(accelerator.device.type), precision=settings.precision, seconds=round(seconds, 1),
+        protocol=protocol.name,
+        data_copy=pool.copy,
+        seed=recipe.seed,
+        epochs=settings.epochs,
+        device=machine.device_name(accelerator.device.type),
+        precision=settings.precision,
+        seconds=round(seconds, 1),
         images_per_s=round(settings.epochs * steps * settings.batch_size / seconds, 1),
-        commit=commit, versions=machine.versions(),
+        commit=commit,
+        versions=machine.versions(),
         init="from the backbone's published weights" if settings.pretrained else "from random weights",
-    )  # fmt: skip
+    )
+    return write_model(out / recipe.name, accelerator.unwrap_model(model), recipe, pool, facts)
+
+
+def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, nn.Module]:
+    """Build a recipe's model and loss for a data set's classes."""
+    settings, classes = recipe.optimization, len(pool.classes)
+    model = HashModel(
+        recipe.backbone,
+        recipe.head,
+        recipe.quantizer,
+        bits=recipe.bits,
+        preprocess=recipe.preprocess,
+        num_classes=classes,
+        name=recipe.name,
+        pretrained=settings.pretrained,
+    )
+    multi_label = pool.labels.ndim == 2
+    loss = build_component("loss", recipe.loss, bits=recipe.bits, num_classes=classes, multi_label=multi_label)
+    return model.to(memory_format=torch.channels_last), loss
+
+
+def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:
+    """Write a trained model's folder: config, weights, recipe, probe, and results that have no row yet."""
+    config = ModelConfig(
+        name=recipe.name,
+        method=recipe.method,
+        bits=recipe.bits,
+        backbone=recipe.backbone,
+        head=recipe.head,
+        quantizer=recipe.quantizer,
+        preprocess=recipe.preprocess,
+        dataset=recipe.dataset,
+        classes=pool.classes,
+        multi_label=pool.labels.ndim == 2,
+        weights_sha256="0" * 64,
+    )
+    save_folder(folder, model.cpu().eval(), config)
+    write_text(folder / "recipe.toml", recipe_toml(recipe))
+    write_probe(folder, open_folder(folder))  # of the weights as stored
     write_text(folder / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
     return folder
 

@@ -1,0 +1,5 @@
+"""`python -m hashzoo`."""
+
+from hashzoo.cli import main
+
+main()

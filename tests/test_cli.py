@@ -1,0 +1,207 @@
+"""The command line as its user meets it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hashzoo.zoo import list_models
+
+SHIPPED = [info.name for info in list_models()]
+MODEL = "dsbh-cnn3-cifar10-48bit"
+pytestmark = pytest.mark.skipif(MODEL not in SHIPPED, reason=f"{MODEL} does not ship in this checkout")
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hashzoo", *map(str, arguments)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HASHZOO_")}
+    return subprocess.run(command, capture_output=True, text=True, env={**clean, **environment}, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (40 + number, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{number}.png")
+    return path
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, one sentence with these words, no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_listing_loads_no_torch() -> None:
+    code = (
+        "import sys, hashzoo; assert 'torch' not in sys.modules; sys.argv = ['hashzoo', 'list', '--json'];\n"
+        "from hashzoo.cli import app; app(standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'huggingface_hub', 'pydantic', 'datasets'} & set(sys.modules); assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert {entry["name"] for entry in json.loads(result.stdout)} >= set(SHIPPED)
+
+
+def test_list_filters() -> None:
+    listed = json.loads(run("list", "ds*", "--bits", "48", "--json").stdout)
+    assert [entry["name"] for entry in listed] == [MODEL]
+    assert json.loads(run("list", "--bits", "7", "--json").stdout) == []
+    assert MODEL in run("list").stdout
+
+
+def test_info_says_what_is_known() -> None:
+    facts = json.loads(run("info", MODEL, "--json").stdout)
+    assert facts["config"]["bits"] == 48
+    assert facts["results"]["rows"][0]["ties"] == "expected"
+    assert "cifar10-full" in run("info", MODEL).stdout
+
+
+def test_mistyped_name() -> None:
+    refused(run("info", "dsbh-cnn3-cifar10-48bits"), "did you mean", MODEL)
+    refused(run("info", "org/model"), "local-dir:org/model")
+    refused(run("info", "local-dir:nowhere"), "nowhere", "config.json")
+    refused(run("info", "hf-hub:org/model"), "local-dir:")
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in run("--debug", "info", "nope").stderr
+
+
+def test_verify_finds_a_flipped_byte(tmp_path: Path) -> None:
+    good = run("verify", MODEL)
+    assert good.returncode == 0 and good.stdout.strip() == f"{MODEL}: ok", good.stderr
+    (source,) = [info.folder for info in list_models(MODEL)]
+    copy = tmp_path / MODEL
+    copy.mkdir()
+    for path in source.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    bad = run("verify", f"local-dir:{copy}")
+    assert bad.returncode == 1 and "sha256" in bad.stdout
+    refused(run("encode", MODEL, "x.png", HASHZOO_PATH=str(tmp_path)), "damaged", "model.safetensors")
+
+
+def test_verify_finds_another_preprocessing(tmp_path: Path) -> None:
+    (source,) = [info.folder for info in list_models(MODEL)]
+    copy = tmp_path / MODEL
+    copy.mkdir()
+    for path in source.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    config["preprocess"]["std"][0] *= 1.2
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "relaxed codes differ" in run("verify", f"local-dir:{copy}").stdout
+
+
+def test_encode(folder: Path) -> None:
+    rows = json.loads(run("encode", MODEL, folder / "0.png", folder / "1.png", "--json").stdout)
+    assert [len(row["code"]) for row in rows] == [12, 12] and rows[0]["bits"] == 48
+    refused(run("encode", MODEL, folder / "none.png"), "none.png", "does not exist")
+    broken = folder.parent / "text.jpg"
+    broken.write_text("no picture")
+    refused(run("encode", MODEL, folder / "0.png", broken), "text.jpg")
+    skipped = run("encode", MODEL, folder / "0.png", broken, "--on-error", "skip", "--json")
+    assert [Path(row["path"]).name for row in json.loads(skipped.stdout)] == ["0.png"]
+    assert "text.jpg" in skipped.stderr and "Traceback" not in skipped.stderr
+
+
+def test_index_and_search(folder: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    first = run("index", folder, "--out", index, "--model", MODEL)
+    assert first.returncode == 0 and "5 added" in first.stderr, first.stderr
+    again = run("index", folder, "--out", index, "--model", MODEL)
+    assert "0 added, 5 there already" in again.stderr
+    (found,) = json.loads(run("search", index, folder / "3.png", "-k", "2", "--json").stdout)
+    assert found["hits"][0]["distance"] == 0 and Path(found["hits"][0]["path"]).name == "3.png"
+    assert len(found["hits"]) == 2
+    refused(run("search", index, folder / "3.png", "-k", "0"), "-k")
+    refused(run("search", tmp_path / "none", folder / "3.png"), "holds no index")
+
+
+def test_index_skips_what_cannot_be_read(tmp_path: Path, folder: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "good.png").write_bytes((folder / "0.png").read_bytes())
+    (pictures / "empty.jpg").touch()
+    (pictures / "cut.png").write_bytes((folder / "1.png").read_bytes()[:900])
+    result = run("index", pictures, "--out", tmp_path / "index", "--model", MODEL)
+    assert result.returncode == 0 and "1 added" in result.stderr and "2 skipped" in result.stderr
+    assert "empty.jpg" in result.stderr and "cut.png" in result.stderr
+    refused(run("index", pictures, "--out", tmp_path / "i2", "--model", MODEL, "--on-error", "raise"), "cannot be read")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    refused(run("index", nothing, "--out", tmp_path / "i3", "--model", MODEL), "no image")
+    refused(run("index", tmp_path / "gone", "--out", tmp_path / "i4", "--model", MODEL), "no folder")
+
+
+def test_an_index_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    from hashzoo import Codes, Index
+
+    Index(Codes.from_bits(np.eye(3, 48, dtype=bool), model="another")).save(tmp_path / "index")
+    refused(run("search", tmp_path / "index", folder / "0.png", "--model", MODEL), "another", MODEL)
+    refused(run("index", folder, "--out", tmp_path / "index", "--model", MODEL), "another", MODEL)
+
+
+def test_eval_from_codes_gives_the_cards_figure() -> None:
+    figures = json.loads(run("eval", MODEL, "--from-codes", "--json").stdout)
+    facts = json.loads(run("info", MODEL, "--json").stdout)
+    assert figures["map"] == facts["results"]["rows"][0]["map"]
+    refused(run("eval", MODEL, "--from-codes", "--update"), "--from-codes")
+
+
+def test_train_refuses_before_it_starts(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused(run("train", "dahb", "--out", out), "did you mean", "dahp")
+    refused(run("train", "dsbh", "--out", out, "--bits", "0"), "4 to 1024")
+    refused(run("train", "dsbh", "--out", out, "--dataset", "cifar"), "cifar10")
+    refused(run("train", "dsbh", "--out", out, "--protocol", "cifar10-5k"), "cifar10-54k")
+    refused(run("train", "dsbh", "--out", out, "--set", "optimization.epochs = 'many'"), "optimization.epochs")
+    refused(run("train", "dsbh", "--out", out, "--set", "epochs"), "TOML")
+    refused(run("train", str(tmp_path / "none.toml"), "--out", out), "none.toml")
+    assert not out.exists()
+
+
+def test_demo_with_a_folder(folder: Path, tmp_path: Path) -> None:
+    result = run("demo", folder, "--out", tmp_path / "demo", "--model", MODEL)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert page.count('class="query"') == 5 and "data:image/" in page
+
+
+def test_demo_with_the_photographs_that_ship(tmp_path: Path) -> None:
+    result = run("demo", "--out", tmp_path / "demo", "--model", MODEL)
+    assert result.returncode == 0, result.stderr
+    assert "nearest to cat-1.jpg" in result.stdout
+    assert "database image" in (tmp_path / "demo" / "index.html").read_text()
+
+
+def test_plugins_lists_and_survives_a_broken_one(tmp_path: Path) -> None:
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('boom')")
+    info = tmp_path / "broken_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hashzoo.plugins]\nbroken = broken_plugin\n")
+    result = run("plugins", "--json", PYTHONPATH=str(tmp_path))
+    listing = {plugin["package"]: plugin for plugin in json.loads(result.stdout)["plugins"]}
+    assert "boom" in listing["broken-plugin"]["error"]
+    assert listing["hashzoo-dahp"]["error"] is None and listing["hashzoo-dahp"]["components"]
+    refused(run("plugins", PYTHONPATH=str(tmp_path), HASHZOO_STRICT_PLUGINS="1"), "broken-plugin", "boom")
+    limited = json.loads(run("plugins", "--json", HASHZOO_PLUGINS="dahp").stdout)["plugins"]
+    assert [plugin["package"] for plugin in limited] == ["hashzoo", "hashzoo-dahp"]
+
+
+def test_a_model_whose_plugin_is_not_installed(folder: Path) -> None:
+    refused(run("encode", MODEL, folder / "0.png", HASHZOO_PLUGINS=""), "pip install hashzoo-dsbh")
