@@ -17,7 +17,7 @@ demo: .venv/ready
 	$(BIN)/hashzoo demo $(IMAGES)
 
 test: lint
-	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q
+	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q -n auto
 
 lint: .venv/ready
 	$(BIN)/ruff check -q .

@@ -32,6 +32,9 @@ def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Mod
     name = ref.name
     if ref.package and f"{ref.package}/{name}" in {f"{c.owner}/{c.name}" for c in registry().components(kind)}:
         name = f"{ref.package}/{name}"
+    taken = sorted(ref.args.keys() & {*arguments, "kind", "name"})
+    if taken:
+        raise PluginError(f"The {kind} {name!r} cannot take {taken[0]!r} from a config: hashzoo gives it; remove it.")
     try:
         return registry().build(kind, name, **arguments, **ref.args)
     except UnknownNameError as error:
@@ -108,13 +111,14 @@ class HashModel(nn.Module):
         bfloat16 on CUDA, unless given.
         """
         precision = precision or ("bfloat16" if self.device.type == "cuda" else "float32")
-        was_training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
-        finally:
-            self.train(was_training)
+        finally:  # each part's own mode, so that a frozen one stays frozen
+            for module in training:
+                module.training = True
 
     def encode(
         self,
@@ -154,6 +158,8 @@ class HashModel(nn.Module):
         """Yield, batch by batch, the positions of the images that could be read and their u, float32 (n, K)."""
         if on_error not in ("raise", "skip"):
             raise ImageError(f"on_error is 'raise' or 'skip', not {on_error!r}.")
+        if batch_size < 1:
+            raise ImageError(f"batch_size is at least 1, not {batch_size}.")
         numbered = enumerate(_images(images))
         while chunk := list(itertools.islice(numbered, batch_size)):
             ready: list[Tensor] = []

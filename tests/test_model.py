@@ -77,7 +77,6 @@ def test_codes_do_not_depend_on_batch_order_or_mode(photo, make_model, backbone)
         assert torch.equal(value, before[name]), name  # no batch statistics moved
 
 
-@pytest.mark.xfail(strict=True, reason="relaxed() sets one mode for all parts")
 def test_encode_leaves_a_frozen_part_frozen(photo, make_model):
     model = make_model().train()
     model.backbone.eval()
@@ -149,7 +148,6 @@ def test_images_are_taken_a_batch_at_a_time(photo, make_model):
     assert (positions, u.shape, len(taken)) == ([0, 1, 2], (3, 12), 3)
 
 
-@pytest.mark.xfail(strict=True, reason="encode_batches does not check batch_size")
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_of_nothing_is_refused(photo, make_model, batch_size):
     with pytest.raises(ImageError, match=f"batch_size is at least 1, not {batch_size}"):
@@ -190,7 +188,6 @@ def test_arguments_that_a_component_does_not_take():
 @pytest.mark.parametrize(
     ("part", "args"), [("head", {"bits": 5}), ("backbone", {"pretrained": True}), ("quantizer", {"name": "x"})]
 )
-@pytest.mark.xfail(strict=True, reason="build_component passes an argument twice: a bare TypeError")
 def test_arguments_that_a_config_may_not_give(part, args):
     name = {"head": "linear", "backbone": "cnn3", "quantizer": "sign"}[part]
     with pytest.raises(PluginError, match=rf"The {part} '{name}' .*{next(iter(args))}"):

@@ -65,7 +65,9 @@ def test_map_by_an_independent_implementation(folder: Path) -> None:
     """mAP of every 50th query from the raw Parquet file, by the textbook formula with ties in random order, in loops."""
     table = pq.read_table(folder / "codes.parquet").to_pydict()
     split, label = np.array(table["split"]), np.array(table["label"])
-    bits = np.unpackbits(np.frombuffer(b"".join(table["code"]), np.uint8).reshape(len(split), -1), axis=1).astype(np.int16)
+    bits = np.unpackbits(np.frombuffer(b"".join(table["code"]), np.uint8).reshape(len(split), -1), axis=1).astype(
+        np.int16
+    )
     database, database_label = bits[split == "database"], label[split == "database"]
     queries, query_label = bits[split == "query"][::50], label[split == "query"][::50]
     expected = []

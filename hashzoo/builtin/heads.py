@@ -13,6 +13,7 @@ class LinearHead(nn.Module):
         bits: K.
         num_classes: unused; a head that makes logits needs it.
 
+    >>> import torch
     >>> LinearHead((512, 4, 4), bits=48)(torch.zeros(2, 512, 4, 4)).shape
     torch.Size([2, 48])
     """

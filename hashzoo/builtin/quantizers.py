@@ -38,7 +38,7 @@ class Sign(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Map u (N, K) to {-1, +1}."""
-        through = u.clamp(-1, 1) if self.gradient == "hard-tanh" else u
+        through = torch.where(u.abs() <= 1, u, u.detach()) if self.gradient == "hard-tanh" else u
         return sign(u).detach() + (through - through.detach())
 
 

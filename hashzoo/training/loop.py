@@ -55,8 +55,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     kept = out / "recipe.toml"
     if kept.exists() and kept.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{out} holds the run of another recipe; choose another --out, or remove that folder.")
-    precision = "bf16" if settings.precision == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    accelerator = Accelerator(cpu=device == "cpu")
     if accelerator.num_processes > 1:
         raise ConfigError("Training on several processes is not supported yet; start one.")
     pool = pool or open_pool(recipe.dataset)
@@ -79,6 +78,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
             part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"].cpu())
         rows, commit = state["rows"], state["commit"]
+        write_text(out / "log.csv", to_csv(rows))  # the kill may have come between the two files
 
     console = Console(stderr=True)
     if len(rows) < settings.epochs:
@@ -101,11 +101,11 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
                         module.set_progress(done)
                 chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
                 batch = augment(images[chosen], recipe, epoch, generator).to(accelerator.device)
-                with accelerator.autocast():
+                with torch.autocast(batch.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                     output = model(model.preprocess.normalise(batch))
                 terms = loss(output, targets[chosen].to(accelerator.device))
                 total = torch.stack(list(terms.values())).sum()
-                if step % 50 == 0 and not torch.isfinite(total):
+                if (step % 50 == 0 or step == steps - 1) and not torch.isfinite(total):
                     raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
                 optimizer.zero_grad()
                 accelerator.backward(total)
@@ -118,11 +118,11 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
         save_checkpoint(checkpoint, model, loss, optimizer, {"rows": rows, "commit": commit})
         write_text(out / "log.csv", to_csv(rows))
-        speed = steps * settings.batch_size / seconds
+        speed = steps * settings.batch_size / max(seconds, 1e-9)
         line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         console.print(f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False)
 
-    seconds = sum(row["seconds"] for row in rows)
+    seconds = max(0.1, sum(row["seconds"] for row in rows))
     facts = TrainingFacts(
         protocol=protocol.name,
         data_copy=pool.copy,
@@ -221,8 +221,9 @@ def augment(images: Tensor, recipe: Recipe, epoch: int, generator: torch.Generat
     if border:
         images = F.pad(images.float(), (border,) * 4, mode="reflect").to(torch.uint8)
     # the window's top left corner lies within `shift` of the centred one's, as far as there are pixels
-    room = images.shape[-1] - window
-    corner = torch.randint(room + 1, (2, len(images), 1), generator=generator) + torch.arange(window)
+    centre = (images.shape[-1] - window) // 2
+    low, high = max(0, centre - rule.shift), min(images.shape[-1] - window, centre + rule.shift)
+    corner = torch.randint(low, high + 1, (2, len(images), 1), generator=generator) + torch.arange(window)
     rows = torch.arange(len(images))[:, None, None]
     cut = images.permute(0, 2, 3, 1)[rows, corner[0][:, :, None], corner[1][:, None, :]].permute(0, 3, 1, 2)
     if rule.flip:

@@ -122,7 +122,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     try:
         return validate(Recipe, tomllib.loads(Path(path).read_text(encoding="utf-8")), str(path))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a recipe ({error}).") from error
 
 

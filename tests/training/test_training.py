@@ -109,13 +109,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, star
     assert not list(folder.glob("*/model.safetensors"))
 
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert state["epoch"] == 1
+    assert len(state["rows"]) == 1
     assert weights(run("run", recipe)) == expected
     assert [row["epoch"] for row in log(folder)] == ["1", "2", "3"]
     assert [row["pair"] for row in log(folder)] == [row["pair"] for row in log(tmp_path / "whole")]
 
 
-@pytest.mark.xfail(strict=True, reason="a resumed run does not write log.csv before its next epoch")
 def test_a_run_killed_before_its_last_log_writes_it(run):
     folder = run("a", make(epochs=1))
     before = log(folder)
@@ -124,7 +123,6 @@ def test_a_run_killed_before_its_last_log_writes_it(run):
     assert log(folder) == before
 
 
-@pytest.mark.xfail(strict=True, reason="seconds rounded to 0.0 divide by zero")
 def test_a_run_may_take_no_time(run, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock) * 0.001)}))
@@ -142,7 +140,6 @@ def test_a_loss_that_is_no_number_is_reported(run, tmp_path):
     assert not list((tmp_path / "wild").glob("*/model.safetensors"))
 
 
-@pytest.mark.xfail(strict=True, reason="only every 50th step is looked at")
 def test_a_loss_that_is_no_number_in_the_last_steps_is_reported(run, tmp_path):
     with pytest.raises(ConfigError, match=r"The loss is (nan|inf) in epoch 1; lower the learning rate\."):
         run("wild", make(lr=1e30, warmup=0.0, epochs=1))
@@ -181,17 +178,17 @@ def test_recipe_round_trip(tmp_path):
     ("old", "new", "field"),
     [
         ("bits = 12", "bits = 2", "bits"),
-        ("bits = 12", 'bits = "12 "', "bits"),
+        ("bits = 12", 'bits = "many"', "bits"),
         ("epochs = 2", "epochs = 0", r"optimization\.epochs"),
         ("batch_size = 20", "batch_size = 1", r"optimization\.batch_size"),
         ('"adamw"', '"adam"', r"optimization\.optimizer"),
-        ("lr = 0.002", "lr = 0.0", r"optimization\.lr"),
-        ("lr = 0.002", "lr = nan", r"optimization\.lr"),
-        ("lr = 0.002", "lr = 0.002\nlearning_rate = 1", r"optimization\.learning_rate"),
+        ("lr = 0.001", "lr = 0.0", r"optimization\.lr"),
+        ("lr = 0.001", "lr = nan", r"optimization\.lr"),
+        ("lr = 0.001", "lr = 0.001\nlearning_rate = 1", r"optimization\.learning_rate"),
         ("warmup = 0.1", "warmup = 1.0", r"optimization\.warmup"),
         ("shift = 4", "shift = -1", r"augment\.shift"),
         ('name = "dsbh-cnn3-cifar10-12bit"', 'name = "../x"', "name"),
-        ("[loss]", "[lost]", "loss"),
+        ("[preprocess]", "[preprocessing]", "preprocess"),
     ],
 )
 def test_wrong_recipes(tmp_path, old, new, field):
@@ -265,7 +262,6 @@ def test_smaller_windows_stay_inside(ramp):
     assert cut(ramp, epoch=2, crops=[[0, 24], [2, 32]]).shape == (400, 3, 32, 32)
 
 
-@pytest.mark.xfail(strict=True, reason="windows smaller than the image go anywhere")
 @pytest.mark.parametrize("shift", [0, 2])
 def test_smaller_windows_stay_near_the_centre(ramp, shift):
     made = cut(ramp, flip=False, shift=shift, crops=[[0, 24]])

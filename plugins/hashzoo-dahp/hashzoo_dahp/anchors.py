@@ -28,7 +28,7 @@ def balanced_anchors(num_classes: int, bits: int, seed: int = 0) -> Tensor:
     half = np.where(np.arange(num_classes) < num_classes // 2, 1.0, -1.0)
     bound = int(bits * (num_classes // 2) * (-(-num_classes // 2)) // max(1, num_classes * (num_classes - 1) / 2))
     best, best_distance = np.empty((0, 0)), -1
-    for _ in range(40 if num_classes <= 16 else 1):  # starts; many classes make each one long and all alike
+    for _ in range(40 if num_classes * bits <= 1024 else 1):  # starts; long ones end all alike
         codes = np.stack([rng.permutation(half) for _ in range(bits)], axis=1)
         _spread(codes, rng, moves=max(3000, 6 * num_classes * bits))
         distance = (bits - codes @ codes.T) / 2
@@ -56,7 +56,9 @@ def _spread(codes: np.ndarray, rng: np.random.Generator, moves: int) -> None:
         step = codes[i, column] * codes[:, column]
         step[[i, j]] = 0.0
         row_i, row_j = distance[i] + step, distance[j] - step
-        change = np.exp(-2 * np.stack([row_i, row_j])) - np.exp(-2 * distance[[i, j]])
+        old, new = distance[[i, j]], np.stack([row_i, row_j])
+        nearest = old.min()  # taken off, so that long codes do not underflow
+        change = np.exp(2 * (nearest - new)) - np.exp(2 * (nearest - old))
         if change.sum() <= 0:
             distance[i], distance[:, i], distance[j], distance[:, j] = row_i, row_i, row_j, row_j
             codes[[i, j], column] = codes[[j, i], column]

@@ -19,6 +19,7 @@ class AlexNet(nn.Module):
         fc_features: width of fc6 and fc7; 4096 is AlexNet, less keeps the file small.
         dropout: before fc6 and fc7.
 
+    >>> import torch
     >>> AlexNet(fc_features=64)(torch.zeros(2, 3, 64, 64)).shape
     torch.Size([2, 64])
     """

@@ -15,6 +15,7 @@ class CNN3(nn.Module):
     Args:
         pretrained: must stay False; nobody publishes weights for it.
 
+    >>> import torch
     >>> CNN3()(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 500])
     """

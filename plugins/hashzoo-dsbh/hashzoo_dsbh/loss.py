@@ -18,6 +18,7 @@ def balance(codes: Tensor, over: Literal["bit", "sample"]) -> Tensor:
     Returns:
         A scalar, 0 (balanced) to 1.
 
+    >>> import torch
     >>> balance(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), "bit")
     tensor(0.5000)
     """
