@@ -20,9 +20,7 @@ def test_sign_of_zero_is_plus_one(dtype):
     assert made.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "quantizer", [Sign("hard-tanh"), Sign("identity"), Tanh(), Tanh(10.0), Tanh(1.0, 10.0)], ids=lambda q: str(vars(q))
-)
+@pytest.mark.parametrize("quantizer", [Sign("hard-tanh"), Sign("identity"), Tanh(), Tanh(10.0), Tanh(1.0, 10.0)])
 def test_evaluation_is_the_sign(quantizer):
     quantizer.eval()
     finite = torch.tensor([EDGES[1:-1]])
@@ -34,7 +32,7 @@ def test_evaluation_is_the_sign(quantizer):
     assert torch.equal(quantizer(u[5:6]), codes[5:6])  # each row depends on itself alone
 
 
-@pytest.mark.parametrize("quantizer", [Sign("hard-tanh"), Tanh()])
+@pytest.mark.parametrize("quantizer", [Sign("hard-tanh"), Sign("identity"), Tanh()])
 def test_evaluation_of_infinity(quantizer):
     assert quantizer.eval()(torch.tensor([EDGES])).tolist() == [CODES]
 
