@@ -38,7 +38,9 @@ class Sign(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Map u (N, K) to {-1, +1}."""
-        through = torch.where(u.abs() <= 1, u, u.detach()) if self.gradient == "hard-tanh" else u
+        if not self.training:
+            return sign(u)
+        through = torch.where(u.abs() <= 1, u, 0.0) if self.gradient == "hard-tanh" else u
         return sign(u).detach() + (through - through.detach())
 
 

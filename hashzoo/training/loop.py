@@ -82,7 +82,9 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
 
     console = Console(stderr=True)
     if len(rows) < settings.epochs:
-        console.print(f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False)
+        console.print(
+            f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
+        )
         images, targets = pool.decode(positions), torch.from_numpy(pool.labels[positions])
         targets = targets.float() if targets.ndim == 2 else targets
     steps = len(positions) // settings.batch_size
@@ -120,7 +122,9 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         write_text(out / "log.csv", to_csv(rows))
         speed = steps * settings.batch_size / max(seconds, 1e-9)
         line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        console.print(f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False)
+        console.print(
+            f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False, soft_wrap=True
+        )
 
     seconds = max(0.1, sum(row["seconds"] for row in rows))
     facts = TrainingFacts(

@@ -43,7 +43,7 @@ def probe_images() -> list[NDArray[np.uint8]]:
     resizing is checked too.
 
     >>> probe_images()[0].shape, int(probe_images()[0].sum())
-    ((40, 48, 3), 734500)
+    ((40, 48, 3), 734825)
     """
     y, x = np.mgrid[0:40, 0:48]
     images = []

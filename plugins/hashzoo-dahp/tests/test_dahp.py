@@ -147,10 +147,11 @@ def test_channel_attention_gradient():
 
 
 def test_channel_attention_is_exact_under_autocast():
-    """Energies of 512, 511 and 510, which bfloat16 cannot tell apart."""
+    """1.997 is 2 in bfloat16, and 128 such positions move an energy by 0.76."""
     module = ChannelAttention()
     module.beta.data.fill_(1.0)
     flat = torch.full((3, 128), 2.0)
+    flat[1] = 1.997
     flat[1, 0], flat[2, :2] = 1.5, 1.5
     x = flat.view(1, 3, 16, 8)
     exact = module(x)
