@@ -121,7 +121,6 @@ def make_index(model: "HashModel", wanted: list[str], out: Path, on_error: Liter
         f"{out}: {added} added, {len(wanted) - len(todo)} there already, {len(skipped)} skipped.",
         highlight=False,
         soft_wrap=True,
-        soft_wrap=True,
     )
     if not store.parts(out):
         raise ImageError(f"None of the {len(wanted)} images could be read, so there is no index at {out}.")
