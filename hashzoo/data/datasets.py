@@ -160,7 +160,7 @@ def open_pool(name: str) -> ImagePool:
             images.append(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
         labels.extend(data[label_column])
         bounds[split] = (first, len(images))
-    if any(label is None for label in labels):
+    if any(label is None or label == -1 for label in labels):  # -1 is the Hub's mark
         raise DataError(f"Data set {name!r} has images without a label; training and evaluation need all.")
     return ImagePool(
         name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else 256

@@ -84,7 +84,8 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     """Make a protocol's lists over the data set's pool.
 
     Raises:
-        DataError: the lists' hashes are not the protocol's, so numbers would not compare.
+        DataError: a class has too few images to draw from, images have several labels where one is drawn by, or the
+            lists' hashes are not the protocol's, so numbers would not compare.
     """
     free = np.ones(len(pool), dtype=bool)
     made: dict[str, NDArray[np.int64]] = {}
@@ -93,7 +94,7 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
         if rule == "split":
             made[name] = np.arange(*pool.bounds[argument], dtype=np.int64)
         elif rule == "per-class":
-            made[name] = _draw(protocol.draw, pool.labels, free, int(argument))
+            made[name] = _draw(protocol, pool, free, int(argument))
             free[made[name]] = False
         else:
             chosen = free.copy()
@@ -109,9 +110,21 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     return lists
 
 
-def _draw(key: str, labels: NDArray[np.int64], free: NDArray[np.bool_], per_class: int) -> NDArray[np.int64]:
-    """Take the first `per_class` free positions of each class by the sha256 of "key:position": the same in any language."""
-    order = sorted(np.flatnonzero(free), key=lambda position: hashlib.sha256(f"{key}:{position}".encode()).digest())
+def _draw(protocol: Protocol, pool: ImagePool, free: NDArray[np.bool_], per_class: int) -> NDArray[np.int64]:
+    """Take the first `per_class` free positions of each class by the sha256 of "draw:position": the same in any language."""
+    labels = pool.labels
+    if labels.ndim != 1:
+        raise DataError(
+            f"Protocol {protocol.name} draws by class and needs one label an image, but {pool.name} has many."
+        )
+    for name, left in zip(pool.classes, np.bincount(labels[free], minlength=len(pool.classes)), strict=True):
+        if left < per_class:
+            raise DataError(
+                f"Protocol {protocol.name} draws {per_class} images a class, but class {name} of {pool.name} has only {left} left."
+            )
+    order = sorted(
+        np.flatnonzero(free), key=lambda position: hashlib.sha256(f"{protocol.draw}:{position}".encode()).digest()
+    )
     taken: dict[int, list[int]] = {}
     for position in order:
         group = taken.setdefault(int(labels[position]), [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     """Run a recipe and write the model's folder to `out/<name>`.
 
     After every epoch `out/checkpoint.pt` and `out/log.csv` are replaced; a run that was killed goes on from there, and on the
-    CPU ends in the same weights as one that was not. The last epoch's weights are kept.
+    CPU ends in the same weights as one that was not. The last epoch's weights are kept. A finished run is left as it is.
 
     Args:
         recipe: what to train.
@@ -48,6 +49,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         DataError, UnknownNameError: data, protocol or component are not to be had, before any work starts.
     """
     out, settings = Path(out), recipe.optimization
+    folder = out / recipe.name
     protocol = get_protocol(recipe.protocol)
     if protocol.dataset not in ("*", recipe.dataset):
         raise DataError(f"Protocol {protocol.name} is of data set {protocol.dataset}, not {recipe.dataset}.")
@@ -55,6 +57,8 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     kept = out / "recipe.toml"
     if kept.exists() and kept.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{out} holds the run of another recipe; choose another --out, or remove that folder.")
+    if folder.exists():
+        return folder
     accelerator = Accelerator(cpu=device == "cpu")
     if accelerator.num_processes > 1:
         raise ConfigError("Training on several processes is not supported yet; start one.")
@@ -140,7 +144,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         versions=machine.versions(),
         init="from the backbone's published weights" if settings.pretrained else "from random weights",
     )
-    return write_model(out / recipe.name, accelerator.unwrap_model(model), recipe, pool, facts)
+    return write_model(folder, accelerator.unwrap_model(model), recipe, pool, facts)
 
 
 def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, nn.Module]:
@@ -162,7 +166,7 @@ def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, nn.Module]:
 
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:
-    """Write a trained model's folder: config, weights, recipe, probe, and results that have no row yet."""
+    """Write a trained model's folder, whole or not at all: config, weights, recipe, probe, and results without a row yet."""
     config = ModelConfig(
         name=recipe.name,
         method=recipe.method,
@@ -176,11 +180,13 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
         multi_label=pool.labels.ndim == 2,
         weights_sha256="0" * 64,
     )
-    save_folder(folder, model.cpu().eval(), config)
-    write_text(folder / "recipe.toml", recipe_toml(recipe))
-    write_probe(folder, open_folder(folder))  # of the weights as stored
-    write_text(folder / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
-    return folder
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one
+    save_folder(partial, model.cpu().eval(), config)
+    write_text(partial / "recipe.toml", recipe_toml(recipe))
+    write_probe(partial, open_folder(partial))  # of the weights as stored
+    write_text(partial / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
+    return partial.rename(folder)
 
 
 def make_optimizer(settings: Optimization, model: HashModel, loss: nn.Module) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hashzoo.config import ModelConfig, read_json
-from hashzoo.errors import WeightsError
+from hashzoo.errors import ConfigError, WeightsError
 from hashzoo.files import replacing, sha256, write_text
 from hashzoo.model import HashModel
 
@@ -25,8 +25,14 @@ def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
 
 
 def save_folder(folder: str | Path, model: HashModel, config: ModelConfig) -> ModelConfig:
-    """Write model.safetensors and config.json; return the config with the weights' hash filled in."""
+    """Write model.safetensors, then config.json, which makes the folder a model; return the config with the weights' hash.
+
+    Raises:
+        ConfigError: the folder holds a model already; it stays as it is.
+    """
     folder = Path(folder)
+    if (folder / "config.json").exists():
+        raise ConfigError(f"{folder} holds a model already; save to another folder, or remove that one first.")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         key: value.to(stored_dtype(value, config.dtype)).contiguous() for key, value in model.state_dict().items()

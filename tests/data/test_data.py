@@ -134,10 +134,7 @@ def test_what_a_data_set_may_lack(tmp_path, monkeypatch, datasets, write_split, 
         open_pool("cifar10")
 
 
-MINUS_ONE = pytest.mark.xfail(strict=True, reason="-1, the Hub's mark of a missing label, passes as a class")
-
-
-@pytest.mark.parametrize("missing", [None, pytest.param(-1, marks=MINUS_ONE)])
+@pytest.mark.parametrize("missing", [None, -1])
 def test_images_without_a_label(monkeypatch, write_split, tiny_pool, missing):
     write_split("train", labels=[missing, *tiny_pool.labels[1:120].tolist()])
     monkeypatch.setenv("HASHZOO_DATA", str(write_split("test")))
@@ -238,13 +235,11 @@ def test_lists_that_are_not_the_protocols_are_refused(tiny_pool):
             make_lists(protocol(sha256=hashes | {name: "0" * 64}), tiny_pool)
 
 
-@pytest.mark.xfail(strict=True, reason="the list is silently shorter")
 def test_a_class_with_too_few_images_is_refused(tiny_pool):
     with pytest.raises(DataError, match=r"tiny.* 17"):
         make_lists(protocol(train="per-class:17"), tiny_pool)
 
 
-@pytest.mark.xfail(strict=True, reason="a bare TypeError")
 def test_drawing_by_class_needs_one_label_an_image(tiny_pool):
     many = ImagePool("many", tiny_pool.images, np.eye(10, dtype=bool)[tiny_pool.labels], (), tiny_pool.bounds, 32)
     with pytest.raises(DataError, match="one label"):

@@ -1,5 +1,6 @@
 import csv
 import pickle
+import shutil
 import time
 
 import pytest
@@ -62,7 +63,9 @@ def test_a_run_and_its_seed(run, tiny_pool):
     assert not list(one.rglob("*.partial"))
 
     before = weights(one)
-    assert weights(run("one", make())) == before  # a finished run is not trained further
+    (folder / "results.json").write_text("measured since")
+    assert weights(run("one", make())) == before  # a finished run is not trained further, and keeps what was measured
+    assert (folder / "results.json").read_text() == "measured since"
     assert log(one) == rows
     with pytest.raises(ConfigError, match="one holds the run of another recipe; choose another --out"):
         run("one", make(seed=1))
@@ -119,6 +122,7 @@ def test_a_run_killed_before_its_last_log_writes_it(run):
     folder = run("a", make(epochs=1))
     before = log(folder)
     (folder / "log.csv").unlink()  # as a kill between checkpoint and log leaves it
+    shutil.rmtree(folder / make().name)
     run("a", make(epochs=1))
     assert log(folder) == before
 

@@ -216,7 +216,7 @@ def test_recipes():
     assert (usual.preprocess.size, usual.backbone.args, usual.optimization.pretrained) == ((224, 224), {}, True)
     cifar = make_recipe("dphb", bits=48, dataset="cifar10", protocol="cifar10-full")
     assert cifar.name == "dphb-alexnet-cifar10-48bit"
-    assert (cifar.preprocess.size, cifar.optimization.pretrained) == ((64, 64), False)
+    assert (cifar.preprocess.size, cifar.optimization.pretrained) == ((96, 96), False)
     assert {cifar.backbone.package, cifar.loss.package} == {"hashzoo-dphb"}
     assert {cifar.head.package, cifar.quantizer.package} == {"hashzoo"}
 
