@@ -26,15 +26,16 @@ class Timm(nn.Module):
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
         cfg = self.model.pretrained_cfg
-        size = cfg["input_size"][1:]
+        size = args.get("img_size", cfg["input_size"][1:])
+        size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():
-            shape = self.model.eval().forward_features(torch.zeros(1, *cfg["input_size"])).shape[1:]
+            shape = self.model.eval().forward_features(torch.zeros(1, cfg["input_size"][0], *size)).shape[1:]
         self.is_map = len(shape) == 3 and shape[0] == self.model.num_features
         self.train()
         self.num_features: int = self.model.num_features if self.is_map else self.model.head_hidden_size
         self.feature_shape: tuple[int, ...] = tuple(shape) if self.is_map else (self.num_features,)
         self.preprocess: dict[str, Any] = {
-            "size": tuple(size),
+            "size": size,
             "interpolation": cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic",
             "mean": tuple(cfg["mean"]),
             "std": tuple(cfg["std"]),
@@ -65,6 +66,8 @@ class Torchvision(nn.Module):
         if model not in names:
             raise unknown("torchvision model", model, names, "`torchvision.models.list_models()` shows all.")
         self.model = models.get_model(model, weights="DEFAULT" if pretrained else None, **args)
+        if getattr(self.model, "aux_logits", False):
+            raise ConfigError(f"torchvision/{model} has auxiliary outputs; pass aux_logits = false, or choose another.")
         for name, module in reversed(list(self.model.named_modules())):
             if isinstance(module, nn.Linear):
                 parent, _, child = name.rpartition(".")

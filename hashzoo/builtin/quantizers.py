@@ -49,7 +49,7 @@ class Tanh(nn.Module):
 
     Args:
         beta: slope at the start.
-        beta_end: slope at the end of training, reached linearly (HashNet's continuation); None keeps `beta`.
+        beta_end: slope at the end of training, reached in a line (HashNet's own goes in steps); None keeps `beta`.
     """
 
     def __init__(self, beta: float = 1.0, beta_end: float | None = None) -> None:

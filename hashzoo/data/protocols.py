@@ -120,7 +120,7 @@ def _draw(protocol: Protocol, pool: ImagePool, free: NDArray[np.bool_], per_clas
     for name, left in zip(pool.classes, np.bincount(labels[free], minlength=len(pool.classes)), strict=True):
         if left < per_class:
             raise DataError(
-                f"Protocol {protocol.name} draws {per_class} images a class, but class {name} of {pool.name} has only {left} left."
+                f"Protocol {protocol.name} draws {per_class} images a class, but class {name} of {pool.name} has {left} left."
             )
     order = sorted(
         np.flatnonzero(free), key=lambda position: hashlib.sha256(f"{protocol.draw}:{position}".encode()).digest()

@@ -84,6 +84,19 @@ def test_unknown_arguments_are_refused(name):
         registry().build("backbone", name, nonsense=1)
 
 
+def test_a_size_other_than_timms_own():
+    backbone = registry().build("backbone", "timm/vit_tiny_patch16_224", img_size=64).eval()
+    assert backbone.preprocess["size"] == (64, 64)
+    assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, *backbone.feature_shape) == (1, 192)
+
+
+def test_torchvision_models_with_auxiliary_outputs_are_refused():
+    with pytest.raises(ConfigError, match="torchvision/googlenet has auxiliary outputs; pass aux_logits = false"):
+        registry().build("backbone", "torchvision/googlenet", init_weights=False)
+    backbone = registry().build("backbone", "torchvision/googlenet", init_weights=False, aux_logits=False)
+    assert backbone.train()(torch.zeros(2, 3, 64, 64)).shape == (2, 1024)
+
+
 def test_torchvision_model_without_a_linear_end_is_refused():
     with pytest.raises(ConfigError, match="torchvision/squeezenet1_0 ends in no linear layer"):
         registry().build("backbone", "torchvision/squeezenet1_0")

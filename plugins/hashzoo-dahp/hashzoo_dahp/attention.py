@@ -52,7 +52,7 @@ class DualAttentionHead(nn.Module):
     The linear layer starts at N(0, 0.01) and bias 0, as in HashNet's public code.
 
     Args:
-        feature_shape: (D, H, W); a vector (D,) is refused, because attention needs a map.
+        feature_shape: (D, H, W), D at least 8; a vector (D,) is refused, because attention needs a map.
         bits: K.
         num_classes: unused.
 
@@ -64,6 +64,8 @@ class DualAttentionHead(nn.Module):
         super().__init__()
         if len(feature_shape) != 3:
             raise ConfigError(f"Dual attention needs a feature map (D, H, W), not features of shape {feature_shape}.")
+        if feature_shape[0] < 8:
+            raise ConfigError(f"Dual attention needs at least 8 channels, not {feature_shape[0]}.")
         self.position = PositionAttention(feature_shape[0])
         self.channel = ChannelAttention()
         self.linear = nn.Linear(feature_shape[0], bits)

@@ -459,6 +459,7 @@ def test_registered(kind, name):
             lambda: DualAttentionHead((512,), bits=12),
             r"needs a feature map \(D, H, W\), not features of shape \(512,\)",
         ),
+        (lambda: DualAttentionHead((7, 4, 4), bits=12), "at least 8 channels, not 7"),
         (lambda: DAHPLoss(12, 3, anchor="hinge"), "anchor loss is 'cosine' or 'bce', not 'hinge'"),
         (lambda: DAHPLoss(12, 3, True, anchor="cosine"), "use anchor='bce' for multi-label"),
     ],

@@ -26,6 +26,10 @@ class AlexNet(nn.Module):
 
     def __init__(self, pretrained: bool = False, fc_features: int = 4096, dropout: float = 0.5) -> None:
         super().__init__()
+        if fc_features < 1 or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"AlexNet needs fc_features of 1 or more and 0 <= dropout < 1, not {fc_features} and {dropout}."
+            )
         if pretrained and fc_features != 4096:
             raise ConfigError(f"AlexNet's published weights have fc_features = 4096, not {fc_features}.")
         net = alexnet(weights=AlexNet_Weights.DEFAULT if pretrained else None, dropout=dropout)

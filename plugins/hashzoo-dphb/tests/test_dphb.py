@@ -198,6 +198,8 @@ def test_registered(kind):
     ("build", "message"),
     [
         (lambda: AlexNet(pretrained=True, fc_features=512), "fc_features = 4096, not 512"),
+        (lambda: AlexNet(fc_features=0), "fc_features of 1 or more"),
+        (lambda: AlexNet(dropout=1.5), "0 <= dropout < 1, not 4096 and 1.5"),
         (lambda: DPHBLoss(12, 3, label="bce"), "label loss is 'ce' or 'l2', not 'bce'"),
     ],
 )
