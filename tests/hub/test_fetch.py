@@ -4,10 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import time
 from pathlib import Path
 
 import pytest
+
+from hashzoo.zoo.index import shipped_folder
 
 from .server import Fault
 
@@ -347,3 +350,49 @@ def test_killed_in_a_download(hub, model, fetch, client):
     hub.faults.clear()
     assert fetch(env={"HF_HUB_OFFLINE": "1"})[0] == "UnreachableError"
     assert whole(fetch()[1])
+
+
+HOSTILE = """
+import sys
+import hashzoo
+for name in sys.argv[1:]:
+    try:
+        hashzoo.load(name, device="cpu")
+    except hashzoo.HashzooError as error:
+        print(type(error).__name__, error)
+"""
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("hub", [False], indirect=True, ids=["http"])
+def test_nothing_that_comes_is_executed(hub, client, tmp_path):
+    mark = tmp_path / "executed"
+    weights = pickle.dumps(Touch(mark))
+    config = json.loads((shipped_folder() / "dsbh-cnn3-cifar10-48bit" / "config.json").read_text())
+    config["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    card = f'---\nlicense: !!python/object/apply:os.system ["touch {mark}"]\n---\n'.encode()
+    for name, changes in {
+        "pickle": {},
+        "path": {"backbone": {"name": "os:system", "args": {"command": f"touch {mark}"}}},
+        "more": {"auto_map": {"AutoModel": "model.Model"}},
+    }.items():
+        text = json.dumps(config | changes).encode()
+        hub.create(f"zoo/{name}")
+        hub.commit(
+            f"zoo/{name}", {"config.json": text, "model.safetensors": weights, "README.md": card, "model.py": b"1/0"}
+        )
+    said = client(HOSTILE, "hf-hub:zoo/pickle", "hf-hub:zoo/path", "hf-hub:zoo/more").stdout.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["WeightsError", "UnknownNameError", "ConfigError"]
+    assert "is no whole safetensors file" in said[0]
+    assert "No backbone is named 'os:system'" in said[1]
+    assert "'auto_map' is wrong" in said[2]
+    assert not mark.exists()

@@ -19,12 +19,17 @@ from .server import Fault
 NAME = "dsbh-cnn3-cifar10-48bit"
 REPO = f"zoo/{NAME}"
 HASHZOO = """
-import sys
+import contextlib, io, json, sys
 from hashzoo.cli import main
-sys.argv[0] = "hashzoo"
-main()
+for line in json.loads(sys.argv[1]):
+    sys.argv, said, code = ["hashzoo", *line], io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    print(json.dumps([code, said.getvalue()]), flush=True)
 """
-
 without_xet = pytest.mark.parametrize("hub", [False], indirect=True, ids=["http"])  # where bytes do not matter
 
 
@@ -36,11 +41,11 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hashzoo(client):
-    """Run the command line as ann; give exit code and output."""
+    """Run command lines, one after the other in one process, as ann; give each one's exit code and output."""
 
-    def hashzoo(*arguments, token="hf_ann_write", **options):
-        done = client(HASHZOO, *arguments, token=token, check=False, **options)
-        return done.returncode, done.stdout + done.stderr
+    def hashzoo(*lines, token="hf_ann_write", **options):
+        done = client(HASHZOO, json.dumps([[str(part) for part in line] for line in lines]), token=token, **options)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     return hashzoo
 
@@ -53,65 +58,69 @@ def published(hub):
     return {name: data for name, data in hub.files(REPO).items() if name != ".gitattributes"}
 
 
-def test_publish_list_and_load(hub, folder, hashzoo, client, tmp_path):
-    code, said = hashzoo("publish", folder, "--repo", REPO)
+def test_publish_list_and_load(hub, folder, hashzoo, client):
+    publish = ["publish", folder, "--repo", REPO]
+    ((code, said),) = hashzoo(publish)
     assert code == 0, said
     assert "Nothing was sent; 8 files would change" in said
     assert f'hashzoo.load("hf-hub:{REPO}")' in said  # the card, as it would be
     assert REPO not in hub.repos
 
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
-    assert code == 0, said
+    (code, said), (again, unchanged) = hashzoo([*publish, "--push"], [*publish, "--push"])
+    assert (code, again) == (0, 0), (said, unchanged)
+    assert "has these files already" in unchanged
     assert published(hub) == files_of(folder)
     assert hub.repos[REPO].tags == {"v1": hub.head(REPO)}
+    assert len([entry for entry in hub.log if "/commit/" in entry.path]) == 1
     card = ModelCard((folder / "README.md").read_text())
     assert card.data.library_name == "hashzoo"
     assert [result.dataset_config for result in card.data.eval_results] == ["cifar10-full"]
-
-    head = hub.head(REPO)
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
-    assert code == 0, said
-    assert "has these files already" in said
-    assert (hub.head(REPO), hub.repos[REPO].tags) == (head, {"v1": head})
+    assert card.data.eval_results[0].metric_args["bits"] == 48
 
     # anybody finds and loads it
-    found = json.loads(hashzoo("list", "--hub", "--bits", 48, "--method", "dsbh", "--json", token=None)[1])
-    assert [(model["name"], model["bits"], model["protocol"]) for model in found] == [(REPO, 48, "cifar10-full")]
-    assert 0.5 < found[0]["map"] < 1
-    assert json.loads(hashzoo("list", "--hub", "--bits", 64, "--json", token=None)[1]) == []
-    code, said = hashzoo("info", f"hf-hub:{REPO}", "--json", token=None)
-    assert json.loads(said)["config"]["bits"] == 48
+    (_, found), (_, none), (_, facts) = hashzoo(
+        ["list", "--hub", "--bits", 48, "--method", "dsbh", "--json"],
+        ["list", "--hub", "--bits", 64, "--json"],
+        ["info", f"hf-hub:{REPO}", "--json"],
+        token=None,
+    )
+    (model,) = json.loads(found)
+    assert (model["name"], model["bits"], model["protocol"]) == (REPO, 48, "cifar10-full")
+    assert 0.5 < model["map"] < 1
+    assert json.loads(none) == []
+    assert json.loads(facts)["config"]["bits"] == 48
     assert "model.safetensors" not in str(list(client.home.rglob("*")))  # facts need no weights
-    code, said = hashzoo("fetch", f"hf-hub:{REPO}@v1", "--json", token=None)
+    ((code, said),) = hashzoo(["fetch", f"hf-hub:{REPO}@v1", "--json"], token=None)
     assert code == 0, said
     assert files_of(Path(json.loads(said)[0]["folder"])) == files_of(folder)
-    code, said = hashzoo("verify", f"hf-hub:{REPO}", token=None, env={"HF_HUB_OFFLINE": "1"})
+    ((code, said),) = hashzoo(["verify", f"hf-hub:{REPO}"], token=None, env={"HF_HUB_OFFLINE": "1"})
     assert (code, said.strip()) == (0, f"hf-hub:{REPO}: ok")
 
 
 @without_xet
 def test_words_of_people_survive(hub, folder, hashzoo):
-    hashzoo("publish", folder, "--repo", REPO, "--push")
-    card = hub.files(REPO)["README.md"].decode()
-    hub.commit(REPO, {"README.md": f"{card}\nMind the gap.\n".encode()})
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
+    words = b"\nMind the gap.\n"
+    hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + words})
+    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"])
     assert code == 0, said
-    assert hub.files(REPO)["README.md"].decode().partition(END)[2].strip() == "Mind the gap."
-    with (folder / "README.md").open("a") as file:
-        file.write("\nOther words.\n")
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
+    for card in (hub.files(REPO)["README.md"], (folder / "README.md").read_bytes()):
+        assert card.decode().partition(END)[2].strip() == "Mind the gap."
+    path = folder / "README.md"
+    path.write_text(path.read_text().replace("Mind the gap.", "Other words."))
+    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"])
     assert code == 2
     assert "has other words of its own" in said
 
 
 @without_xet
 def test_a_private_repository_and_a_pull_request(hub, folder, hashzoo):
-    assert hashzoo("publish", folder, "--repo", REPO, "--push", "--private")[0] == 0
+    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push", "--private"])
+    assert code == 0, said
     assert hub.repos[REPO].private
     head = hub.head(REPO)
     with (folder / "README.md").open("a") as file:
         file.write("\nMy own words.\n")
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push", "--pr")
+    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push", "--pr"])
     assert code == 0, said
     assert re.search(r"/discussions/\d+|/pull/\d+|refs/pr", said)
     assert hub.head(REPO) == head
@@ -143,71 +152,68 @@ def other_weights(folder):
         (folder / name).write_text(text.replace(old, sha256(path)))
 
 
+UNFIT = {
+    "pytorch_model.bin is no file of a model's folder": pickled,
+    "'rows.0.seed' is wrong": without_seed,
+    "README.md does not say what results.json says": other_number,
+    "fails its probe": other_weights,
+    "has no probe.json": lambda folder: (folder / "probe.json").unlink(),
+}
+
+
 @without_xet
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (pickled, "pytorch_model.bin is no file of a model's folder"),
-        (without_seed, "'rows.0.seed' is wrong"),
-        (other_number, "README.md does not say what results.json says"),
-        (other_weights, "fails its probe"),
-        (lambda folder: (folder / "probe.json").unlink(), "has no probe.json"),
-    ],
-    ids=["pickle", "no seed", "card", "probe", "file"],
-)
-def test_folders_that_are_not_fit(hub, folder, hashzoo, spoil, message):
-    spoil(folder)
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
-    assert code == 2
-    assert message in said
+def test_folders_that_are_not_fit(hub, folder, hashzoo, tmp_path):
+    lines = []
+    for number, spoil in enumerate(UNFIT.values()):
+        spoilt = Path(shutil.copytree(folder, tmp_path / str(number) / NAME))
+        spoil(spoilt)
+        lines.append(["publish", spoilt, "--repo", REPO, "--push"])
+    lines.append(["publish", folder, "--repo", "zoo/bad..name", "--push"])
+    for (code, said), message in zip(hashzoo(*lines), [*UNFIT, "no name of the Hub"], strict=True):
+        assert code == 2
+        assert message in said
     assert not hub.repos
 
 
 @without_xet
 def test_who_may_not_publish(hub, folder, hashzoo):
-    code, said = hashzoo("publish", folder, "--repo", "zoo/bad..name", "--push")
-    assert code == 2
-    assert "no name of the Hub" in said
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push", token=None)
-    assert code == 2
-    assert "log in with `hf auth login`" in said
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push", token="hf_bob_read")
-    assert code == 2
-    assert "The Hub refuses" in said
+    for token, message in ((None, "log in with `hf auth login`"), ("hf_bob_read", "The Hub refuses")):
+        ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"], token=token)
+        assert code == 2
+        assert message in said
     assert REPO not in hub.repos
 
 
 @without_xet
 def test_a_commit_that_came_between_is_not_overwritten(hub, folder, hashzoo):
-    hashzoo("publish", folder, "--repo", REPO, "--push")
+    hub.commit(REPO, files_of(folder))
     with (folder / "README.md").open("a") as file:
         file.write("\nMy own words.\n")
     between = Fault(method="POST", path="/commit/", times=1)
     between.action = lambda: hub.commit(REPO, {"notes.txt": b"by another"})
     hub.faults.append(between)
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
-    assert code == 2
+    publish = ["publish", folder, "--repo", REPO, "--push"]
+    (code, said), (again, _) = hashzoo(publish, publish)
+    assert (code, again) == (2, 0)
     assert "changed on the Hub meanwhile; nothing was uploaded" in said
-    assert b"My own words." not in hub.files(REPO)["README.md"]
-    assert hashzoo("publish", folder, "--repo", REPO, "--push")[0] == 0
     assert hub.files(REPO)["notes.txt"] == b"by another"
+    assert b"My own words." in hub.files(REPO)["README.md"]
 
 
 def test_a_hub_that_fails_or_a_kill(hub, folder, hashzoo, client):
-    hub.faults.append(Fault(method="POST", path="/commit/", status=500))
-    code, said = hashzoo("publish", folder, "--repo", REPO, "--push")
-    assert code == 2
-    assert "The Hub answers 500" in said
-    hub.faults[:] = [Fault(method="POST", path="/commit/", delay=30.0, times=1)]
-    process = client.start(HASHZOO, "publish", folder, "--repo", REPO, "--push", token="hf_ann_write")
-    deadline = time.monotonic() + 100
+    hub.faults.append(Fault(method="POST", path="/commit/", delay=60.0, times=1))
+    line = ["publish", str(folder), "--repo", REPO, "--push"]
+    process = client.start(HASHZOO, json.dumps([line]), token="hf_ann_write")
+    deadline = time.monotonic() + 200
     while not hub.faults[0].hits and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert hub.faults[0].hits
-    hub.faults.clear()
-    assert hashzoo("publish", folder, "--repo", REPO, "--push")[0] == 0
+    hub.faults[:] = [Fault(method="POST", path="/commit/", status=500, times=1)]
+    (code, said), (again, _) = hashzoo(line, line)
+    assert (code, again) == (2, 0)
+    assert "The Hub answers 500" in said
     assert published(hub) == files_of(folder)
     assert list(hub.repos[REPO].tags) == ["v1"]
 
