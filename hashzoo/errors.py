@@ -24,6 +24,14 @@ class WeightsError(HashzooError):
     """Weights that do not fit their config, or whose checksum is wrong."""
 
 
+class HubError(HashzooError):
+    """The Hub refuses, fails, or answers what cannot be trusted."""
+
+
+class UnreachableError(HubError):
+    """There is no way to the Hub."""
+
+
 class ImageError(HashzooError, ValueError):
     """An image that cannot be read."""
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hashzoo.codes import Codes, check_bits
-from hashzoo.config import ComponentRef, PreprocessConfig
-from hashzoo.errors import ImageError, PluginError, UnknownNameError
+from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig
+from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError
 from hashzoo.hookspecs import HashOutput
 from hashzoo.preprocess import ImageLike, Preprocess, read_image
 from hashzoo.registry import registry
@@ -59,6 +59,9 @@ class HashModel(nn.Module):
         name: written into the codes it makes; an index refuses codes of another name.
         pretrained: let the backbone fetch its own published weights (training only).
 
+    Attributes:
+        config, folder: of a model that was loaded, what its config.json says and where it was; else None.
+
     Raises:
         CodesError: `bits` is out of range.
         UnknownNameError, PluginError: a component cannot be found or built.
@@ -90,6 +93,8 @@ class HashModel(nn.Module):
             "head", head, feature_shape=self.backbone.feature_shape, bits=bits, num_classes=num_classes
         )
         self.quantizer = build_component("quantizer", quantizer)
+        self.config: ModelConfig | None = None
+        self.folder: Path | None = None
 
     def forward(self, images: Tensor) -> HashOutput:
         """Map normalised images, float (N, 3, H, W), to u, codes and logits; u is float32 also under autocast."""
@@ -174,6 +179,66 @@ class HashModel(nn.Module):
                     warnings.warn(f"Skipped: {error}", stacklevel=2)
             if ready:
                 yield positions, self.relaxed(torch.stack(ready), precision)
+
+    # The ecosystem's names for what the zoo does
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, revision: str | None = None
+    ) -> HashModel:
+        """Load a model from a folder, the Hub (`org/name`) or the zoo, on the CPU; see `hashzoo.load`.
+
+        Raises:
+            HashzooError: as `hashzoo.load`.
+        """
+        from hashzoo.zoo import load
+
+        name = str(pretrained_model_name_or_path)
+        if Path(name).is_dir():
+            return load(f"local-dir:{name}", device="cpu")
+        if "/" in name and not name.startswith("hf-hub:"):
+            name = f"hf-hub:{name}"
+        return load(f"{name}@{revision}" if revision else name, device="cpu")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors; with unchanged weights, also the other files of the loaded folder.
+
+        Raises:
+            ConfigError: the model was not loaded from a folder, or `save_directory` holds a model already.
+        """
+        import shutil
+
+        from hashzoo.zoo.folder import save_folder
+
+        if self.config is None or self.folder is None:
+            raise ConfigError(
+                "Only a model that was loaded has a config to save; `hashzoo train` writes a new one's folder."
+            )
+        saved = save_folder(save_directory, self, self.config)
+        if saved.weights_sha256 == self.config.weights_sha256:
+            for path in self.folder.iterdir():
+                if path.is_file() and not (target := Path(save_directory, path.name)).exists():
+                    shutil.copyfile(path, target)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, create_pr: bool = False) -> str:
+        """Publish the folder that the model was loaded from, as `hashzoo publish --push` does.
+
+        Raises:
+            HubError: the folder is not fit to be published, the weights have changed since, or the Hub refuses.
+        """
+        import tempfile
+
+        from hashzoo.zoo import publish
+        from hashzoo.zoo.folder import save_folder
+
+        if self.config is None or self.folder is None:
+            raise HubError("Only a model that was loaded can be published; `hashzoo train` and `eval` make its folder.")
+        with tempfile.TemporaryDirectory() as folder:
+            if save_folder(folder, self, self.config).weights_sha256 != self.config.weights_sha256:
+                raise HubError(
+                    "The weights are no longer those that were measured; save, evaluate and load them first."
+                )
+        return publish.push(publish.plan(self.folder, repo_id), private=private, pr=create_pr)
 
 
 def _images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

@@ -1,5 +1,7 @@
-"""`hashzoo list`, `info`, `verify`."""
+"""`hashzoo list`, `info`, `fetch`, `verify`."""
 
+import dataclasses
+import fnmatch
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ def add_to(app: typer.Typer) -> None:
     """Register this group's commands."""
     app.command("list")(list_models)
     app.command()(info)
+    app.command()(fetch)
     app.command()(verify)
 
 
@@ -20,12 +23,21 @@ def list_models(
     bits: Annotated[int | None, typer.Option(help="Only this code length.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only models trained on this data set.")] = None,
     method: Annotated[str | None, typer.Option(help="Only models of this method.")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Models on the Hub, by anybody.")] = False,
+    author: Annotated[str | None, typer.Option(help="With --hub: only of this user or organisation.")] = None,
+    license: Annotated[str | None, typer.Option(help="Only models under this licence, such as apache-2.0.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List models that load by name."""
+    """List models that load by name, or all that the Hub has."""
+    if hub:
+        _list_hub(pattern, author=author, dataset=dataset, method=method, bits=bits, license=license, as_json=as_json)
+        return
+    if author:
+        raise HashzooError("--author needs --hub.")
     from hashzoo.zoo import index
 
     found = index.list_models(pattern, bits=bits, dataset=dataset, method=method)
+    found = [item for item in found if license in (None, item.license)]
     if as_json:
         keys = ("name", "method", "backbone", "bits", "dataset", "protocol", "map", "license", "size", "folder")
         print_json([{key: getattr(item, key) for key in keys} for item in found])
@@ -36,8 +48,39 @@ def list_models(
     )
 
 
+def _list_hub(pattern: str, *, as_json: bool, **wanted: Any) -> None:
+    from hashzoo.zoo.hub import list_hub
+
+    found = [item for item in list_hub(**wanted) if fnmatch.fnmatchcase(item.name.partition("/")[2], pattern)]
+    if as_json:
+        print_json([dataclasses.asdict(item) for item in found])
+        return
+    print_table(
+        ["name", "bits", "data set", "protocol", "mAP", "licence", "downloads"],
+        [[f"hf-hub:{m.name}", m.bits, m.dataset, m.protocol, m.map, m.license, m.downloads] for m in found],
+    )
+
+
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Names of the zoo, or hf-hub:org/repo[@revision].")],
+    as_json: Json = False,
+) -> None:
+    """Download models into the Hub's cache, checked, so that they load without a network."""
+    from hashzoo.zoo import resolve
+
+    fetched = []
+    for name in names:
+        folder = resolve(name)
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        fetched.append({"name": name, "folder": folder, "size": size})
+        if not as_json:
+            typer.echo(f"{name}: {size / 1e6:.1f} MB in {folder}")
+    if as_json:
+        print_json(fetched)
+
+
 def info(
-    name: Annotated[str, typer.Argument(help="A model's name, or local-dir:PATH.")],
+    name: Annotated[str, typer.Argument(help="A model's name, local-dir:PATH or hf-hub:org/repo[@revision].")],
     as_json: Json = False,
 ) -> None:
     """Show a model's config, results and training facts."""
@@ -45,7 +88,13 @@ def info(
     from hashzoo.zoo import resolve
     from hashzoo.zoo.results import Results
 
-    folder = resolve(name)
+    small = ("config.json", "results.json")
+    if name.startswith("hf-hub:"):  # its facts are a few kilobytes; its weights are not needed for them
+        from hashzoo.zoo import hub
+
+        folder = hub.fetch(*hub.parse(name), wanted=small)
+    else:
+        folder = resolve(name)
     config = read_json(ModelConfig, folder / "config.json").model_dump(mode="json")
     results = folder / "results.json"
     facts = read_json(Results, results).model_dump(mode="json") if results.exists() else None

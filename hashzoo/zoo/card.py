@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ def write_card(folder: str | Path) -> None:
     write_text(path, render_card(folder, path.read_text(encoding="utf-8") if path.exists() else ""))
 
 
-def render_card(folder: str | Path, old: str = "") -> str:
+def render_card(folder: str | Path, old: str = "", source: str | None = None) -> str:
     """Make the card's text from the folder's config.json, results.json and recipe.toml.
 
     Args:
         folder: a model's folder with at least one result.
         old: the card as it is; text after its generated block is kept.
+        source: what the card's example loads; default what the old card's does, else the model's name.
 
     Raises:
         ConfigError: a file is missing or wrong, or there is no result yet.
@@ -43,6 +45,7 @@ def render_card(folder: str | Path, old: str = "") -> str:
     if not results.rows:
         raise ConfigError(f"{folder} has no results yet; `hashzoo eval local-dir:{folder} --update` makes them.")
     recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+    named = re.search(r'hashzoo\.load\("(hf-hub:[^"\s]+)"\)', old)
     environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
         trim_blocks=True,
         lstrip_blocks=True,
@@ -52,11 +55,24 @@ def render_card(folder: str | Path, old: str = "") -> str:
     template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
     block = environment.from_string(template).render(
         config=config, training=results.training, rows=results.rows, row=results.rows[0], recipe=recipe,
-        size=describe(folder)["size"],
+        size=describe(folder)["size"], source=source or (named[1] if named else config.name),
     )  # fmt: skip
-    own = old.partition(END)[2].strip()
+    own = own_words(old)
     front = yaml.safe_dump(_metadata(config, results.rows), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
+
+
+def own_words(card: str) -> str:
+    """Return what people wrote below a card's generated block."""
+    return card.partition(END)[2].strip()
+
+
+def merge_own(card: str, other: str) -> str | None:
+    """Give `card` the words that people wrote in `other`; None if each has words that the other lacks."""
+    ours, theirs = own_words(card), own_words(other)
+    if theirs in ours:
+        return card
+    return f"{card.rstrip()}\n\n{theirs}\n" if ours in theirs and not ours else None
 
 
 def _metadata(config: ModelConfig, rows: tuple[ResultRow, ...]) -> dict[str, Any]:

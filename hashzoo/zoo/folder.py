@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
     return getattr(torch, dtype) if tensor.ndim > 1 else torch.float32
 
 
-def save_folder(folder: str | Path, model: HashModel, config: ModelConfig) -> ModelConfig:
+def save_folder(folder: str | os.PathLike[str], model: HashModel, config: ModelConfig) -> ModelConfig:
     """Write model.safetensors, then config.json, which makes the folder a model; return the config with the weights' hash.
 
     Raises:
@@ -66,6 +67,7 @@ def open_folder(folder: str | Path) -> HashModel:
         num_classes=len(config.classes), name=config.name,
     )  # fmt: skip
     model.load_state_dict(_read_strictly(path, model, config.dtype), strict=True)
+    model.config, model.folder = config, folder
     return model.eval()
 
 

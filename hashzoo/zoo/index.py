@@ -1,4 +1,4 @@
-"""Names to folders: the models that ship, and those under $HASHZOO_PATH. Imports neither torch nor pydantic."""
+"""Names to folders: models under $HASHZOO_PATH, those that ship, those of the Hub. Imports no torch, pydantic or Hub client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hashzoo.errors import ConfigError, HashzooError, UnknownNameError, unknown
+from hashzoo.errors import ConfigError, UnknownNameError, unknown
 from hashzoo.files import sha256, write_text
 
 INDEX = Path(__file__).with_name("index.json")  # the models that ship; `python -m hashzoo.zoo.index` writes it
@@ -23,7 +23,9 @@ class ModelInfo:
     Attributes:
         map: the first result's mAP, 0 to 1, under `protocol`; None for a model without results.
         size: bytes of all its files.
-        files: name -> (sha256, bytes); known for models that ship, else empty.
+        folder: where it is; need not exist for a model of the Hub.
+        files: name -> (sha256, bytes); known for models of the index, else empty.
+        repo, commit: where the Hub has it; None if it was never published.
     """
 
     name: str
@@ -37,6 +39,8 @@ class ModelInfo:
     size: int
     folder: Path
     files: dict[str, tuple[str, int]]
+    repo: str | None = None
+    commit: str | None = None
 
 
 def shipped_folder() -> Path:
@@ -74,10 +78,32 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
 
 
 def write_index() -> None:
-    """Write the index of the models that ship from their folders."""
-    folders = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
-    entries = [describe(folder, hashes=True) for folder in folders]
-    write_text(INDEX, json.dumps({"format": 1, "models": entries}, indent=1) + "\n")
+    """Write the index anew from the folders of the models that ship; where the Hub has the same files is kept."""
+    entries = {entry["name"]: entry for entry in _entries() if "repo" in entry}
+    for config in shipped_folder().glob("*/config.json"):
+        entry = describe(config.parent, hashes=True)
+        if entries.get(entry["name"], {}).get("files") != entry["files"]:  # what is on the Hub is another
+            entries[entry["name"]] = entry
+    _write(entries)
+
+
+def set_published(folder: Path, repo: str, commit: str) -> bool:
+    """Note in the index where the Hub has a model that ships; say whether the index lists it."""
+    entries = {entry["name"]: entry for entry in _entries()}
+    entry = describe(folder, hashes=True) | {"repo": repo, "commit": commit}
+    if entry["name"] not in entries or folder.resolve() != (shipped_folder() / entry["name"]).resolve():
+        return False
+    _write(entries | {entry["name"]: entry})
+    return True
+
+
+def _entries() -> list[dict[str, Any]]:
+    return json.loads(INDEX.read_text(encoding="utf-8"))["models"]
+
+
+def _write(entries: dict[str, dict[str, Any]]) -> None:
+    models = [entries[name] for name in sorted(entries)]
+    write_text(INDEX, json.dumps({"format": 1, "models": models}, indent=1) + "\n")
 
 
 def _all() -> Iterator[ModelInfo]:
@@ -85,7 +111,7 @@ def _all() -> Iterator[ModelInfo]:
     for root in filter(None, os.environ.get("HASHZOO_PATH", "").split(os.pathsep)):
         for config in sorted(Path(root).glob("*/config.json")):
             yield _info(describe(config.parent), config.parent)
-    for entry in json.loads(INDEX.read_text(encoding="utf-8"))["models"]:
+    for entry in _entries():
         yield _info(entry, shipped_folder() / entry["name"])
 
 
@@ -121,10 +147,11 @@ def list_models(
 
 
 def resolve(name: str) -> Path:
-    """Find a model's folder by name or `local-dir:PATH`.
+    """Find a model's folder by name, `local-dir:PATH` or `hf-hub:org/repo[@revision]`; fetch it if it is only on the Hub.
 
     Raises:
         UnknownNameError: there is no such model or folder.
+        HubError, WeightsError: the Hub does not give the model whole.
 
     >>> resolve("dsbh-cnn3-cifar10-48bit").name
     'dsbh-cnn3-cifar10-48bit'
@@ -135,16 +162,22 @@ def resolve(name: str) -> Path:
             raise UnknownNameError(f"{folder} is no model's folder: it has no config.json.")
         return folder
     if name.startswith("hf-hub:"):
-        raise HashzooError(
-            f"{name}: this version does not fetch from the Hub; download the repository's files to a folder and load "
-            "'local-dir:FOLDER'."
-        )
+        from hashzoo.zoo import hub
+
+        return hub.fetch(*hub.parse(name))
     if any(mark in name for mark in "/\\:"):
-        raise UnknownNameError(f"{name!r} is no model name; for a folder write 'local-dir:{name}'.")
+        raise UnknownNameError(
+            f"{name!r} is no model name; for a folder write 'local-dir:{name}', for the Hub 'hf-hub:org/repo'."
+        )
     infos = {info.name: info for info in reversed(list(_all()))}
     if name not in infos:
         raise unknown("model", name, infos, "`hashzoo list` shows all.")
-    return infos[name].folder
+    info = infos[name]
+    if info.repo and info.commit and not (info.folder / "config.json").exists():
+        from hashzoo.zoo import hub
+
+        return hub.fetch(info.repo, info.commit, info.files)
+    return info.folder
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""Put a model's folder on the Hugging Face Hub: checked first, then all of it in one commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from hashzoo.config import ModelConfig, read_json
+from hashzoo.errors import HubError
+from hashzoo.files import write_text
+from hashzoo.zoo import hub, index
+from hashzoo.zoo.card import merge_own, render_card
+from hashzoo.zoo.folder import open_folder
+from hashzoo.zoo.probe import check_probe
+from hashzoo.zoo.results import Results
+
+T = TypeVar("T")
+NEEDED = (*hub.REQUIRED, "README.md", "probe.json", "recipe.toml", "results.json")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What publishing a folder would change.
+
+    Attributes:
+        repo: `org/name`.
+        folder: the model's.
+        parent: commit that the comparison was made with; None if the repository does not exist.
+        states: file -> "new", "changed", "unchanged" or "removed".
+        sizes: file -> bytes here.
+        card: README.md as it would be on the Hub, with the paragraphs that people wrote there.
+        version: tag that the parent has, such as "v2"; None if it has none.
+        next_version: tag for a new commit.
+    """
+
+    repo: str
+    folder: Path
+    parent: str | None
+    states: dict[str, str]
+    sizes: dict[str, int]
+    card: str
+    version: str | None
+    next_version: str
+
+    @property
+    def changed(self) -> list[str]:
+        """Files that a commit would touch."""
+        return [name for name, state in self.states.items() if state != "unchanged"]
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder that is not fit to be published.
+
+    Raises:
+        HubError: a file is missing or of an unknown name (weights other than safetensors are), the probe fails, or the card
+            does not say what the results say.
+        ConfigError: config.json or results.json is wrong; results without protocol, tie rule or seed are.
+        WeightsError: the weights are not whole.
+    """
+    folder = Path(folder)
+    config = read_json(ModelConfig, folder / "config.json")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    for name in names:
+        if name not in hub.FILES:
+            raise HubError(
+                f"{folder / name} is no file of a model's folder (weights are safetensors only); move it away."
+            )
+    for name in NEEDED:
+        if name not in names:
+            raise HubError(
+                f"{folder} has no {name}; `hashzoo eval local-dir:{folder} --update` completes a trained folder."
+            )
+    for row in read_json(Results, folder / "results.json").rows:
+        if row.weights_sha256 != config.weights_sha256:
+            raise HubError(
+                f"{folder}/results.json measured other weights; run `hashzoo eval local-dir:{folder} --update`."
+            )
+    problems = check_probe(folder, open_folder(folder))
+    if problems:
+        raise HubError(f"{folder} fails its probe: {'; '.join(problems)}.")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    if render_card(folder, card) != card:
+        raise HubError(
+            f"{folder}/README.md does not say what results.json says; `hashzoo eval local-dir:{folder} --update` writes it anew."
+        )
+
+
+def plan(folder: str | Path, repo: str) -> Plan:
+    """Compare a folder with what the Hub has; nothing is changed.
+
+    Raises:
+        HubError: see `check_folder`; or people's own words in the two cards differ.
+        UnreachableError: the Hub cannot be reached.
+    """
+    folder = Path(folder)
+    hub.check_repo(repo)
+    check_folder(folder)
+    parent, there, tags = _there(repo)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    if folder.resolve() not in {info.folder.resolve() for info in index.list_models()}:
+        card = render_card(folder, card, f"{hub.PREFIX}{repo}")  # elsewhere it has no other name
+    if parent and "README.md" in there:
+        hub.download(repo, parent, "README.md", there["README.md"])
+        path = hub.snapshot(repo, parent) / "README.md"
+        merged = merge_own(card, path.read_text(encoding="utf-8"))
+        if merged is None:
+            raise HubError(f"{repo}'s card has other words of its own than {folder}/README.md; copy them there first.")
+        card = merged
+    states, sizes = {}, {}
+    for name in hub.FILES:
+        path = folder / name
+        if path.exists():
+            data = card.encode() if name == "README.md" else path.read_bytes()
+            states[name] = "new" if name not in there else "unchanged" if hub.matches(data, *there[name]) else "changed"
+            sizes[name] = len(data)
+        elif name in there:
+            states[name], sizes[name] = "removed", 0
+    numbers = {int(tag[1:]): commit for tag, commit in tags.items() if re.fullmatch(r"v[0-9]{1,6}", tag)}
+    version = next((f"v{number}" for number in sorted(numbers, reverse=True) if numbers[number] == parent), None)
+    return Plan(repo, folder, parent, states, sizes, card, version, f"v{max(numbers, default=0) + 1}")
+
+
+def push(plan: Plan, *, private: bool = False, pr: bool = False) -> str:
+    """Carry a plan out: one commit with its files, then a version tag, then the zoo's index.
+
+    A push that was stopped is finished by the next: the commit is there whole or not at all.
+
+    Args:
+        plan: from `plan`, a moment ago; a commit that came between is not overwritten.
+        private: of a repository that is made now.
+        pr: open a pull request in place of a commit on the main branch.
+
+    Returns:
+        The address of the commit or pull request, or a sentence that nothing had changed.
+
+    Raises:
+        HubError: the Hub refuses, or the repository changed since the plan.
+    """
+    repo = plan.repo
+    if plan.parent is None:
+        _write(lambda api: api.create_repo(repo, private=private, exist_ok=True), repo)
+        parent = _write(lambda api: api.model_info(repo), repo).sha
+    else:
+        parent = plan.parent
+    commit, address = plan.parent, f"{repo} has these files already, at {(plan.parent or '')[:12]}"
+    if plan.changed:
+        operations = [
+            CommitOperationDelete(name)
+            if plan.states[name] == "removed"
+            else CommitOperationAdd(name, plan.card.encode() if name == "README.md" else str(plan.folder / name))
+            for name in plan.changed
+        ]
+        made = _write(
+            lambda api: api.create_commit(
+                repo, operations, commit_message=f"Publish {plan.folder.name}", parent_commit=parent, create_pr=pr
+            ),
+            repo,
+        )
+        if pr:
+            return str(made.pr_url)
+        commit, address = made.oid, made.commit_url
+        if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
+            write_text(plan.folder / "README.md", plan.card)
+    if plan.changed or plan.version is None:
+        _write(lambda api: api.create_tag(repo, tag=plan.next_version, revision=commit, exist_ok=True), repo)
+    assert commit is not None
+    index.set_published(plan.folder, repo, commit)
+    return address
+
+
+def _there(repo: str) -> tuple[str | None, hub.Files, dict[str, str]]:
+    """What the Hub has: the main branch's commit, its files, and tag -> commit; None and nothing of a repository to be made."""
+    try:
+        commit, files, token = hub.list_files(repo, "main")
+    except HubError as error:
+        missing = isinstance(error.__cause__, RepositoryNotFoundError) and not isinstance(
+            error.__cause__, GatedRepoError
+        )
+        if not missing:
+            raise
+        return None, {}, {}
+    refs, _ = hub.ask(lambda token: HfApi(token=token).list_repo_refs(repo), f"the tags of {repo}", token)
+    return commit, files, {tag.name: tag.target_commit for tag in refs.tags}
+
+
+def _write(call: Callable[[HfApi], T], what: str) -> T:
+    """Make a request as the user.
+
+    Raises:
+        HubError: nobody is logged in, or the Hub refuses.
+    """
+    token = get_token()
+    if not token:
+        raise HubError("Publishing needs a token that may write; log in with `hf auth login`, or set HF_TOKEN.")
+    hub.check_endpoint()
+    hub.warn_of_endpoint()
+    return hub.ask(lambda token: call(HfApi(token=token)), what, token)[0]
