@@ -71,7 +71,7 @@ def test_mistyped_name() -> None:
     refused(run("info", "dsbh-cnn3-cifar10-48bits"), "did you mean", MODEL)
     refused(run("info", "org/model"), "local-dir:org/model")
     refused(run("info", "local-dir:nowhere"), "nowhere", "config.json")
-    refused(run("info", "hf-hub:org/model"), "local-dir:")
+    refused(run("info", "hf-hub:org/model", HF_HUB_OFFLINE="1"), "switched off", "local-dir:")
 
 
 def test_debug_shows_the_traceback() -> None:
