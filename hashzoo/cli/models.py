@@ -92,18 +92,23 @@ def info(
     if name.startswith("hf-hub:"):  # its facts are a few kilobytes; its weights are not needed for them
         from hashzoo.zoo import hub
 
-        folder = hub.fetch(*hub.parse(name), wanted=small)
+        repo, revision = hub.parse(name)
+        folder = hub.fetch(repo, revision, wanted=small)
+        commit: str | None = folder.name
+        size = sum(size for _, size in (hub.recorded(repo, folder.name) or {}).values())
     else:
-        folder = resolve(name)
+        folder, commit = resolve(name), None
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     config = read_json(ModelConfig, folder / "config.json").model_dump(mode="json")
     results = folder / "results.json"
     facts = read_json(Results, results).model_dump(mode="json") if results.exists() else None
     if as_json:
-        print_json({"folder": folder, "config": config, "results": facts})
+        print_json({"folder": folder, "commit": commit, "size": size, "config": config, "results": facts})
         return
     lines = [[key, value] for key, value in config.items() if key not in ("backbone", "head", "quantizer", "classes")]
     lines += [[key, f"{config[key]['name']} {config[key]['args'] or ''}"] for key in ("backbone", "head", "quantizer")]
-    lines += [["classes", ", ".join(config["classes"])], ["folder", folder]]
+    lines += [["classes", ", ".join(config["classes"])], ["MB", f"{size / 1e6:.1f}"], ["folder", folder]]
+    lines += [["commit", commit]] if commit else []
     if facts:
         training = facts["training"]
         lines.append(["trained", f"{training['epochs']} epochs, seed {training['seed']}, {training['data_copy']}"])

@@ -98,7 +98,7 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
         WeightsError: a file is not what the Hub or the index says, downloaded twice.
     """
     commit = revision if _is_hex(revision, 40) else None
-    known = pinned or (_recorded(repo, commit) if commit else None)
+    known = pinned or (recorded(repo, commit) if commit else None)
     if commit and known and not _wrong(repo, commit, _choose(known, wanted)):
         return snapshot(repo, commit)
     token: bool | str = False
@@ -324,7 +324,8 @@ def _record(repo: str, revision: str, commit: str, files: Files) -> None:
         pass  # a cache that cannot be written still serves; only a later look needs the Hub again
 
 
-def _recorded(repo: str, commit: str) -> Files | None:
+def recorded(repo: str, commit: str) -> Files | None:
+    """What a commit of a model that was looked at before holds: names, hashes and sizes; None if that is not known."""
     try:
         kept = json.loads((_home(repo) / "hashzoo" / f"{commit}.json").read_text(encoding="utf-8"))
         return {name: (str(digest), int(size)) for name, (digest, size) in kept.items() if name in FILES}
@@ -345,7 +346,7 @@ def _from_cache(repo: str, revision: str, wanted: tuple[str, ...]) -> Path | Non
         commit = next((text for text in kept if _is_hex(text, 40)), "")
     if not commit:
         return None
-    files = _recorded(repo, commit)
+    files = recorded(repo, commit)
     if files is not None:
         return None if _wrong(repo, commit, _choose(files, wanted)) else snapshot(repo, commit)
     whole = all(_cached(repo, commit, name) for name in REQUIRED if name in wanted)

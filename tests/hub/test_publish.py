@@ -88,7 +88,9 @@ def test_publish_list_and_load(hub, folder, hashzoo, client):
     assert (model["name"], model["bits"], model["protocol"]) == (REPO, 48, "cifar10-full")
     assert 0.5 < model["map"] < 1
     assert json.loads(none) == []
-    assert json.loads(facts)["config"]["bits"] == 48
+    facts = json.loads(facts)
+    assert facts["config"]["bits"] == 48
+    assert (facts["commit"], facts["size"]) == (hub.head(REPO), sum(map(len, files_of(folder).values())))
     assert "model.safetensors" not in str(list(client.home.rglob("*")))  # facts need no weights
     ((code, said),) = hashzoo(["fetch", f"hf-hub:{REPO}@v1", "--json"], token=None)
     assert code == 0, said
