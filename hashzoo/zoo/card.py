@@ -68,11 +68,11 @@ def own_words(card: str) -> str:
 
 
 def merge_own(card: str, other: str) -> str | None:
-    """Give `card` the words that people wrote in `other`; None if each has words that the other lacks."""
+    """Give `card` the words that people wrote in `other`; None if it has others of its own."""
     ours, theirs = own_words(card), own_words(other)
     if theirs in ours:
         return card
-    return f"{card.rstrip()}\n\n{theirs}\n" if ours in theirs and not ours else None
+    return f"{card.rstrip()}\n\n{theirs}\n" if not ours else None
 
 
 def _metadata(config: ModelConfig, rows: tuple[ResultRow, ...]) -> dict[str, Any]:

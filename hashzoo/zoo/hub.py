@@ -261,7 +261,7 @@ def download(repo: str, commit: str, name: str, expected: tuple[str, int], token
         raise HubError(
             f"{constants.ENDPOINT} gives {head.size:,} bytes for {what} where {size:,} are listed; do not trust it."
         )
-    for force in (_cached(repo, commit, name) is not None, True):
+    for force in (_cached(repo, commit, name), True):
 
         def get(token: bool | str, force: bool = force) -> str:
             return huggingface_hub.hf_hub_download(repo, name, revision=commit, token=token, force_download=force)
@@ -307,9 +307,8 @@ def snapshot(repo: str, commit: str) -> Path:
     return _home(repo) / "snapshots" / commit
 
 
-def _cached(repo: str, commit: str, name: str) -> Path | None:
-    path = snapshot(repo, commit) / name
-    return path if path.exists() else None
+def _cached(repo: str, commit: str, name: str) -> bool:
+    return (snapshot(repo, commit) / name).exists()
 
 
 def _record(repo: str, revision: str, commit: str, files: Files) -> None:

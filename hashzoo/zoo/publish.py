@@ -198,6 +198,5 @@ def _write(call: Callable[[HfApi], T], what: str) -> T:
     token = get_token()
     if not token:
         raise HubError("Publishing needs a token that may write; log in with `hf auth login`, or set HF_TOKEN.")
-    hub.check_endpoint()
     hub.warn_of_endpoint()
     return hub.ask(lambda token: call(HfApi(token=token)), what, token)[0]
