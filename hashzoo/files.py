@@ -37,6 +37,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partials(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers left half-written in `folder`; only for who knows that nobody is writing there now.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / ".a.txt.4711.partial").touch()
+    >>> remove_partials(folder)
+    >>> list(folder.iterdir())
+    []
+    """
+    for path in Path(folder).glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` (UTF-8) whole or not at all."""
     with replacing(path) as partial:

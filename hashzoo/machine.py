@@ -1,9 +1,11 @@
-"""What a number rests on besides the data: the code's commit, the device, the libraries."""
+"""The machine at hand: what a number rests on besides the data (commit, device, libraries), and the memory left."""
 
 import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+
+from hashzoo.errors import CodesError
 
 
 def commit() -> str:
@@ -39,3 +41,29 @@ def device_name(device: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides numbers."""
     return {name: importlib.metadata.version(name) for name in ("hashzoo", "torch", "torchvision", "timm", "numpy")}
+
+
+def need_memory(size: int, what: str, way_out: str) -> None:
+    """Refuse work before it starts that this machine has no memory for.
+
+    Args:
+        size: bytes that it takes.
+        what: the thing that takes them, as the sentence begins.
+        way_out: what to do instead.
+
+    Raises:
+        CodesError: less than `size` is available.
+
+    >>> need_memory(10**18, "An index of 10**17 codes", "index fewer")
+    Traceback (most recent call last):
+    hashzoo.errors.CodesError: An index of 10**17 codes takes 931322574.6 GiB of memory, but ... GiB are left; index fewer.
+    """
+    if size < 1 << 26:  # not worth asking the system
+        return
+    import psutil
+
+    left = psutil.virtual_memory().available
+    if size > left:
+        raise CodesError(
+            f"{what} takes {size / 2**30:.1f} GiB of memory, but {left / 2**30:.1f} GiB are left; {way_out}."
+        )

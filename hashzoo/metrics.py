@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError, ConfigError, DataError
 
-# Query-database pairs handled at once. About 30 bytes a pair: small enough for the cache, whatever the sizes.
-_TILE_PAIRS = 1 << 17
+_CELLS = 1 << 22  # query-database pairs whose relevance, or ranking, is held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +56,20 @@ def distance_histograms(
     >>> found.items, found.relevant
     (array([[1, 2, 0, 0, 0]]), array([[1, 1, 0, 0, 0]]))
     """
-    query_words, database_words = _code_words(query, database)
+    _check_codes(query, database)
     query_keys, database_keys = _label_keys(query_labels, len(query), database_labels, len(database))
-    bins = 2 * (query.bits + 1)  # bin 2d counts the irrelevant items at distance d, bin 2d + 1 the relevant ones
-    columns = min(len(database), _TILE_PAIRS)
-    rows = max(1, _TILE_PAIRS // max(columns, bins))
-    counts = np.zeros((len(query), bins), dtype=np.int64)
-    for top in range(0, len(query), rows):
-        here = slice(top, top + rows)
-        for left in range(0, len(database), columns):
-            there = slice(left, left + columns)
-            cell = 2 * _distances(query_words[here], database_words[there])
-            cell += _relevance(query_keys[here], database_keys[there])
-            offsets = np.arange(len(cell))[:, None] * bins
-            counts[here] += np.bincount((cell + offsets).ravel(), minlength=len(cell) * bins).reshape(-1, bins)
-    relevant = counts[:, 1::2].copy()
-    return Histograms(counts[:, 0::2] + relevant, relevant)
+    from hashzoo.search import cpu
+
+    held = cpu.hold(database.packed)
+    kinds, kind = np.unique(query_keys, axis=0, return_inverse=True)  # queries with the same labels share relevance
+    counts = np.empty((2, len(query), query.bits + 1), dtype=np.int64)
+    step = max(1, _CELLS // len(database))
+    for first in range(0, len(kinds), step):
+        rows = np.flatnonzero((kind >= first) & (kind < first + step))
+        relevant = _relevance(kinds[first : first + step], database_keys)
+        found = cpu.histograms(query.packed[rows], held, relevant, kind[rows] - first)
+        counts[:, rows] = found[:, :, : query.bits + 1]
+    return Histograms(*counts)
 
 
 def relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -109,8 +106,9 @@ def average_precision(histograms: Histograms, top_k: int | None = None) -> NDArr
     """
     size = int(histograms.items[0].sum())
     limit = size if top_k is None else min(_check_rank(top_k), size)
-    pairs = zip(histograms.items, histograms.relevant, strict=True)
-    return np.array([_average_precision(items, relevant, limit) for items, relevant in pairs])
+    rows = range(0, len(histograms.items), 1024)  # so many at a time stay in the cache
+    parts = [(histograms.items[row : row + 1024], histograms.relevant[row : row + 1024]) for row in rows]
+    return np.concatenate([_average_precision(items, relevant, limit) for items, relevant in parts])
 
 
 def mean_average_precision(histograms: Histograms, top_k: int | None = None) -> float:
@@ -146,18 +144,21 @@ def deephash_map(
     >>> deephash_map(query, database, np.array([7]), np.array([7, 1, 7]))  # no ties: (1/1 + 2/3) / 2
     0.8333333333333333
     """
-    limit = len(database) if top_k is None else _check_rank(top_k)
-    query_words, database_words = _code_words(query, database)
+    limit = len(database) if top_k is None else min(_check_rank(top_k), len(database))
+    _check_codes(query, database)
     query_keys, database_keys = _label_keys(query_labels, len(query), database_labels, len(database))
+    from hashzoo.search import cpu
+
     shuffle = np.random.default_rng(seed).permutation(len(database))
-    database_words, database_keys = np.asfortranarray(database_words[shuffle]), database_keys[shuffle]
+    held, database_keys = cpu.hold(database.packed[shuffle]), database_keys[shuffle]
     total = 0.0
-    for row in range(len(query)):
-        here = slice(row, row + 1)
-        ranking = np.argsort(_distances(query_words[here], database_words)[0], kind="stable")[:limit]
-        ranks = 1 + np.flatnonzero(_relevance(query_keys[here], database_keys)[0][ranking])
-        if len(ranks):
-            total += float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+    step = max(1, _CELLS // len(database))
+    for first in range(0, len(query), step):
+        rankings = cpu.top_k(query.packed[first : first + step], held, limit)[1]
+        for row, ranking in enumerate(rankings, start=first):
+            ranks = 1 + np.flatnonzero(_relevance(query_keys[row : row + 1], database_keys)[0][ranking])
+            if len(ranks):
+                total += float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
     return total / len(query)
 
 
@@ -300,18 +301,21 @@ def code_health(codes: Codes) -> CodeHealth:
     )
 
 
-def _average_precision(items: NDArray[np.int64], relevant: NDArray[np.int64], limit: int) -> float:
-    """Compute one query's expected AP in the top `limit`, from its int64 (K + 1,) counts."""
-    filled = items > 0
-    items, relevant = items[filled], relevant[filled]
-    ends = np.cumsum(items)
-    before, relevant_before = ends - items, np.cumsum(relevant) - relevant
-    last = int(np.searchsorted(ends, limit))  # the bucket that rank `limit` lies in; all of it may be taken
-    whole = _bucket_precisions(items[:last], relevant[:last], before[:last], relevant_before[:last]).sum()
-    taken = int(limit - before[last])
-    hits, chance = _hypergeometric(int(items[last]), int(relevant[last]), taken)
-    part = _bucket_precisions(taken, hits, before[last], relevant_before[last])
-    return float((chance * (whole + part) / np.maximum(relevant_before[last] + hits, 1)).sum())
+def _average_precision(items: NDArray[np.int64], relevant: NDArray[np.int64], limit: int) -> NDArray[np.float64]:
+    """Compute the expected AP in the top `limit`, float64 (Q,), from int64 (Q, K + 1) counts."""
+    ends = np.cumsum(items, axis=1)
+    before, relevant_before = ends - items, np.cumsum(relevant, axis=1) - relevant
+    precisions = _bucket_precisions(np.maximum(items, 1), relevant, before, relevant_before)
+    inside = ends <= limit
+    whole, hits = (precisions * inside).sum(axis=1), (relevant * inside).sum(axis=1)
+    result = whole / np.maximum(hits, 1)
+    cut = (before < limit) & (limit < ends)  # of each query one bucket at most
+    for query, last in zip(*np.nonzero(cut), strict=True):
+        taken = int(limit - before[query, last])
+        found, chance = _hypergeometric(int(items[query, last]), int(relevant[query, last]), taken)
+        part = _bucket_precisions(taken, found, before[query, last], hits[query])
+        result[query] = (chance * (whole[query] + part) / np.maximum(hits[query] + found, 1)).sum()
+    return result
 
 
 def _bucket_precisions(items: Any, relevant: Any, before: Any, relevant_before: Any) -> NDArray[np.float64]:
@@ -365,13 +369,12 @@ def _words(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.asfortranarray(np.ascontiguousarray(padded).view(np.uint64))
 
 
-def _code_words(query: Codes, database: Codes) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def _check_codes(query: Codes, database: Codes) -> None:
     if query.bits != database.bits:
         raise CodesError(f"Codes of {query.bits} and {database.bits} bits cannot be compared; use those of one model.")
     for name, codes in (("query", query), ("database", database)):
         if not len(codes):
             raise CodesError(f"There are no {name} codes; give at least one.")
-    return _words(query.packed), _words(database.packed)
 
 
 def _label_keys(query: Any, queries: int, database: Any, items: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -389,14 +392,6 @@ def _label_keys(query: Any, queries: int, database: Any, items: int) -> tuple[ND
     if query.ndim == 1:
         return query.astype(np.int64), database.astype(np.int64)
     return _words(np.packbits(query != 0, axis=1)), _words(np.packbits(database != 0, axis=1))
-
-
-def _distances(query: NDArray[np.uint64], database: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Compute Hamming distances (Q, N) between uint64 words (Q, W) and (N, W)."""
-    total = np.zeros((len(query), len(database)), dtype=np.uint16)
-    for word in range(query.shape[1]):
-        total += np.bitwise_count(query[:, word, None] ^ database[:, word])
-    return total
 
 
 def _relevance(query: NDArray[Any], database: NDArray[Any]) -> NDArray[np.bool_]:

@@ -127,7 +127,7 @@ def test_histograms_do_not_depend_on_the_tile(monkeypatch, pairs, kind):
     data = (random_codes(rng, 31, 12), random_codes(rng, 53, 12))
     labels = (random_labels(rng, 31, kind), random_labels(rng, 53, kind))
     whole = distance_histograms(*data, *labels)
-    monkeypatch.setattr(metrics, "_TILE_PAIRS", pairs)
+    monkeypatch.setattr(metrics, "_CELLS", pairs)
     tiled = distance_histograms(*data, *labels)
     np.testing.assert_array_equal(tiled.items, whole.items)
     np.testing.assert_array_equal(tiled.relevant, whole.relevant)
@@ -135,10 +135,10 @@ def test_histograms_do_not_depend_on_the_tile(monkeypatch, pairs, kind):
 
 @pytest.mark.parametrize(
     ("queries", "items", "bits", "limit"),
-    [(300, 200_000, 48, 12e6), (30_000, 300, 4, 12e6), (4, 2_000_000, 48, 40e6)],
+    [(300, 200_000, 48, 12e6), (30_000, 300, 4, 16e6), (4, 2_000_000, 48, 40e6)],
 )
 def test_memory_stays_bounded(queries, items, bits, limit):
-    # The last case needs 32 MB for words and labels. The first two have so many pairs, the last so long a row.
+    # Codes, labels and counts take most of it; a byte for each pair would take 60, 9 and 8 MB more.
     rng = np.random.default_rng(0)
     query, database = random_codes(rng, queries, bits), random_codes(rng, items, bits)
     labels = rng.integers(0, 10, queries), rng.integers(0, 10, items)

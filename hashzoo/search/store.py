@@ -1,30 +1,42 @@
-"""The folder of an index: Parquet parts, each with ids, paths and packed codes, and nothing else.
+"""The folder of an index: Parquet parts, each with ids, paths and packed codes.
 
-A part `part-00000.parquet` has the columns id (int64), path (string, may be null) and code (fixed-size binary of
-ceil(K/8) bytes), and in its schema metadata, under the key `hashzoo`, one JSON object: format, model, bits, preprocess.
-A part appears whole or not at all. One process at a time may append to a folder; any number may read it.
+A part `part-00000.parquet` has the columns id (int64), path (string), code (fixed-size binary of ceil(K/8) bytes), size
+and mtime_ns (int64, of the file at path when it was encoded); all but id and code may be null. Its schema metadata has
+under the key `hashzoo` one JSON object: format, model, bits, preprocess. Format 1 had no size and mtime_ns.
+
+A part appears, and is replaced, whole or not at all. Any number of processes may read a folder; those that write to it
+take turns by an advisory lock on the file `.lock` in it, which the system lets go when its holder ends, killed or not.
+Readers of the `*.parquet` files (DuckDB, pandas, Spark) pass over it as they do over every name with a dot in front.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hashzoo.codes import Codes
+from hashzoo.codes import Codes, check_bits
 from hashzoo.errors import CodesError
-from hashzoo.files import replacing
+from hashzoo.files import remove_partials, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-FORMAT = 1
+FORMAT = 2
+ROWS = 1 << 16  # codes that are read at a time
+PATIENCE = 2.0  # seconds that a writer waits for another before it says so
+
+logger = logging.getLogger(__name__)
 
 
 class Maker(NamedTuple):
@@ -48,6 +60,61 @@ class Items(NamedTuple):
     preprocess: str
 
 
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a folder holds, with the codes still on disk.
+
+    Attributes:
+        maker: what made the codes.
+        ids: int64 (N,), part after part.
+        paths: a pyarrow ChunkedArray of N strings or nulls; None where no item has one.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = append(folder, Codes.from_bits(np.eye(2, 12, dtype=bool)), ids=[7, 5])
+    >>> found = contents(folder)
+    >>> found.ids, found.paths
+    (array([7, 5]), None)
+    >>> [batch.tolist() for batch in found.batches()]
+    [[[128, 0], [64, 0]]]
+    """
+
+    maker: Maker
+    ids: NDArray[np.int64]
+    paths: pa.ChunkedArray | None
+    _parts: list[tuple[Path, tuple[int, ...]]]
+
+    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the packed codes in the order of `ids`: uint8 (n, ceil(K/8)), read-only, n from 1 to 65,536.
+
+        Raises:
+            CodesError: a part cannot be read, holds other bytes than codes, or was changed since `ids` were read.
+        """
+        width = -(-self.maker.bits // 8)
+        for path, version in self._parts:
+            with _opened(path) as (file, _):
+                if _version(path) != version:
+                    raise CodesError(f"{path} was changed while it was being read; open the index again.")
+                left = file.metadata.num_rows
+                for batch in file.iter_batches(ROWS, columns=["code"]):
+                    code = batch.column(0)
+                    left -= len(code)
+                    if len(code):
+                        flat = np.frombuffer(code.buffers()[1], np.uint8, len(code) * width, code.offset * width)
+                        try:
+                            yield Codes(flat.reshape(-1, width), self.maker.bits).packed
+                        except CodesError as error:
+                            raise CodesError(
+                                f"{path} holds no {self.maker} ({str(error).partition(';')[0]}); move it out of the "
+                                "folder and encode its items again."
+                            ) from None
+                if left:  # a page's header may say too little, which its checksum does not cover
+                    raise CodesError(
+                        f"{path} cannot be read ({left} codes are missing); restore it from a copy, or move it away and "
+                        "encode its items again."
+                    )
+
+
 def ascending(ids: NDArray[np.int64]) -> bool:
     """Say whether each id is greater than the one before."""
     return bool((ids[1:] > ids[:-1]).all())
@@ -69,11 +136,9 @@ def check_ids(ids: ArrayLike, count: int) -> NDArray[np.int64]:
     if count and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max):
         raise CodesError(f"Ids are whole numbers that fit in int64, not {array.dtype}; keep names in `paths`.")
     array = array.astype(np.int64, copy=False)
-    if not ascending(array):
-        ordered = np.sort(array)
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if twice.size:
-            raise CodesError(f"Id {twice[0]} is there more than once; give every item an id of its own.")
+    twice = _repeated(array)
+    if twice is not None:
+        raise CodesError(f"Id {twice} is there more than once; give every item an id of its own.")
     return array
 
 
@@ -96,27 +161,79 @@ def parts(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(Path(folder).glob("*.parquet"))
 
 
-def read(folder: str | os.PathLike[str]) -> Items:
-    """Read all parts of `folder`.
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other writers out of `folder`, which is made where it is missing; `append` and `remove` may be called within.
+
+    Waits for as long as another process or thread writes. What killed writers left half-written is removed.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", is_singleton=True)  # one object a folder: its thread may take it again
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        logger.warning("Waiting for another process that writes to %s.", folder)
+        lock.acquire()
+    try:
+        remove_partials(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def contents(folder: str | os.PathLike[str]) -> Contents:
+    """Read the ids and paths of all parts of `folder`; the codes are read by `Contents.batches`.
 
     Raises:
         CodesError: there are no parts, one of them cannot be read or is of a newer format, or they do not belong
             together (another model, length or preprocessing; the same id twice).
     """
-    found = parts(folder)
-    if not found:
-        raise CodesError(f"{folder} holds no index (no *.parquet file); make one with Index.save or `hashzoo index`.")
-    maker, table = _load(found, ["id", "path", "code"])
-    ids = table["id"].to_numpy()
-    code, width = table["code"].combine_chunks(), -(-maker.bits // 8)
-    flat = np.frombuffer(code.buffers()[1], np.uint8, count=len(code) * width, offset=code.offset * width)
-    try:
-        check_ids(ids, len(ids))
-        codes = Codes(flat.reshape(-1, width), maker.bits, maker.model)
-    except CodesError as error:
-        raise CodesError(f"The parts of {folder} are not one index: {error}") from None
-    paths = check_paths(table["path"].to_numpy(), len(ids))
-    return Items(codes, ids, paths, maker.preprocess)
+    found = _some_parts(folder)
+    seen = [(path, _version(path)) for path in found]  # before the ids are read: no later change goes unseen
+    maker, table = _load(found, ["id", "path"])
+    ids, paths = _ids(table), table["path"]
+    twice = _repeated(ids)
+    if twice is not None:
+        holders = [path.name for path in found if twice in _ids(_load([path], ["id"])[1])]
+        raise CodesError(
+            f"{folder} has id {twice} more than once (see {', '.join(holders)}); move one of its parts out of the folder."
+        )
+    return Contents(maker, ids, None if paths.null_count == len(paths) else paths, seen)
+
+
+def read(folder: str | os.PathLike[str]) -> Items:
+    """Read all parts of `folder`, codes and all.
+
+    Raises:
+        CodesError: as `contents` and `Contents.batches`.
+    """
+    found, row = contents(folder), 0
+    maker = found.maker
+    packed = np.empty((len(found.ids), -(-maker.bits // 8)), dtype=np.uint8)
+    for batch in found.batches():
+        packed[row : row + len(batch)] = batch
+        row += len(batch)
+    paths = None if found.paths is None else found.paths.to_numpy()
+    return Items(Codes(packed, maker.bits, maker.model), found.ids, paths, maker.preprocess)
+
+
+def sources(folder: str | os.PathLike[str], maker: Maker) -> pa.Table:
+    """Read where the items came from: id, path, size, mtime_ns; no rows where there is no index yet.
+
+    Args:
+        folder: where the index is or will be.
+        maker: what makes the codes that are to be added.
+
+    Raises:
+        CodesError: another maker made the index, or a part of it cannot be read.
+    """
+    return _load_to_extend(Path(folder), maker, ["id", "path", "size", "mtime_ns"])
 
 
 def append(
@@ -125,8 +242,12 @@ def append(
     ids: ArrayLike | None = None,
     paths: Sequence[Any] | NDArray[Any] | None = None,
     preprocess: str = "",
+    sizes: ArrayLike | None = None,
+    mtimes_ns: ArrayLike | None = None,
 ) -> Path:
     """Write `codes` as one more part of the index in `folder`; the folder is made where it is missing.
+
+    Waits for its turn where another process is writing to the folder.
 
     Args:
         folder: where the index is or will be.
@@ -134,6 +255,8 @@ def append(
         ids: N int64 numbers that the index does not have yet; if left out, they go on after its highest.
         paths: N strings or None.
         preprocess: hash of the preprocessing, the same in every part.
+        sizes: int64 (N,), bytes of the files at `paths`.
+        mtimes_ns: int64 (N,), when those files were last changed, in nanoseconds.
 
     Returns:
         The path of the new part.
@@ -151,24 +274,112 @@ def append(
     >>> read(folder).ids
     array([0, 1, 2, 3, 4])
     """
-    folder, maker = Path(folder), Maker(codes.model, codes.bits, preprocess)
-    found, taken = parts(folder), np.empty(0, dtype=np.int64)
-    if found:
-        theirs, table = _load(found, ["id"])
-        if theirs != maker:
-            raise CodesError(f"{folder} holds {theirs}, but these are {maker}; write them to a folder of their own.")
-        taken = table["id"].to_numpy()
-    if ids is None:
-        start = int(taken.max(initial=-1)) + 1
-        ids = np.arange(start, start + len(codes))
-    fresh, where = check_ids(ids, len(codes)), check_paths(paths, len(codes))
-    again = fresh[np.isin(fresh, taken)]
-    if again.size:
-        raise CodesError(f"{folder} already has id {again[0]}; give new items ids of their own, or leave ids out.")
-    numbers = [int(match[1]) for path in found if (match := re.fullmatch(r"part-(\d+)", path.stem))]
-    path = folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
-    _write(path, maker, Items(codes, fresh, where, preprocess))
+    import pyarrow as pa
+
+    folder, maker, count = Path(folder), Maker(codes.model, codes.bits, preprocess), len(codes)
+    where = check_paths(paths, count)
+    states = [_whole_numbers(sizes, count), _whole_numbers(mtimes_ns, count)]
+    fresh = None if ids is None else check_ids(ids, count)
+    with writing(folder):
+        taken = _ids(_load_to_extend(folder, maker, ["id"]))
+        if fresh is None:
+            start = int(taken.max(initial=-1)) + 1
+            fresh = check_ids(np.arange(start, start + count), count)
+        again = fresh[np.isin(fresh, taken)]
+        if again.size:
+            raise CodesError(f"{folder} already has id {again[0]}; give new items ids of their own, or leave ids out.")
+        schema = _schema(maker)
+        packed = pa.py_buffer(np.ascontiguousarray(codes.packed))
+        columns = [
+            pa.array(fresh),
+            pa.nulls(count, pa.string()) if where is None else pa.array(where, pa.string()),
+            pa.FixedSizeBinaryArray.from_buffers(schema.field("code").type, count, [None, packed]),
+            *states,
+        ]
+        numbers = [int(match[1]) for path in parts(folder) if (match := re.fullmatch(r"part-(\d+)", path.stem))]
+        path = folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
+        _write(path, pa.Table.from_arrays(columns, schema=schema))
     return path
+
+
+def remove(folder: str | os.PathLike[str], ids: ArrayLike) -> int:
+    """Take items out of the index in `folder`, for good; the others keep their ids.
+
+    The parts that hold them are replaced one after the other, and stay without rows where none are left. Whoever is
+    stopped in between does it again: ids that are not there are passed over.
+
+    Args:
+        folder: where the index is.
+        ids: int64 (M,).
+
+    Returns:
+        How many items were taken out.
+
+    Raises:
+        CodesError: there is no index, or a part of it cannot be read.
+        OSError: a part cannot be written; it is as it was.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = append(folder, Codes.from_bits(np.eye(3, 8, dtype=bool)))
+    >>> remove(folder, [1, 7])
+    1
+    >>> read(folder).ids
+    array([0, 2])
+    """
+    import pyarrow as pa
+
+    gone, count = np.unique(ids), 0
+    gone = check_ids(gone, len(gone))
+    _some_parts(folder)  # no folder is made where there is no index
+    with writing(folder):
+        for path in parts(folder):
+            maker, table = _load([path], ["id"])
+            kept = ~np.isin(_ids(table), gone)
+            if not kept.all():
+                schema = _schema(maker)
+                rows = _load([path], schema.names)[1].filter(pa.array(kept))
+                _write(path, pa.Table.from_arrays(rows.columns, schema=schema))
+                count += int((~kept).sum())
+    return count
+
+
+def _repeated(ids: NDArray[np.int64]) -> int | None:
+    """Return the lowest id that is there more than once."""
+    if ascending(ids):
+        return None
+    ordered = np.sort(ids)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    return int(twice[0]) if twice.size else None
+
+
+def _whole_numbers(values: ArrayLike | None, count: int) -> pa.Array:
+    """Make a column of int64, or of nulls where there are no values."""
+    import pyarrow as pa
+
+    if values is None:
+        return pa.nulls(count, pa.int64())
+    array = np.asarray(values)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise CodesError(f"{count} codes need {count} whole numbers, not {array.dtype} {array.shape}.")
+    return pa.array(array, pa.int64())
+
+
+def _some_parts(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the parts, of which there must be one."""
+    found = parts(folder)
+    if not found:
+        raise CodesError(f"{folder} holds no index (no *.parquet file); make one with Index.save or `hashzoo index`.")
+    return found
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return what is different after a part was replaced; () where it cannot be looked at, which opening it reports."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _schema(maker: Maker) -> pa.Schema:
@@ -178,45 +389,72 @@ def _schema(maker: Maker) -> pa.Schema:
         pa.field("id", pa.int64(), nullable=False),
         pa.field("path", pa.string()),
         pa.field("code", pa.binary(-(-maker.bits // 8)), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("mtime_ns", pa.int64()),
     ]
     return pa.schema(columns, metadata={"hashzoo": json.dumps({"format": FORMAT, **maker._asdict()})})
 
 
-def _write(path: Path, maker: Maker, items: Items) -> None:
-    import pyarrow as pa
+def _write(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
-    count, schema = len(items.ids), _schema(maker)
-    packed = pa.py_buffer(np.ascontiguousarray(items.codes.packed))
-    code = pa.FixedSizeBinaryArray.from_buffers(schema.field("code").type, count, [None, packed])
-    paths = pa.nulls(count, pa.string()) if items.paths is None else pa.array(items.paths, pa.string())
-    table = pa.Table.from_arrays([pa.array(items.ids), paths, code], schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:  # codes and ids do not repeat: a dictionary of them only costs time
         pq.write_table(table, partial, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def _load(found: list[Path], columns: list[str]) -> tuple[Maker, pa.Table]:
-    """Read some columns of parts that must have one maker."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, Maker]]:
+    """Open a part; it is streamed, and each page that is read is held against its checksum."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True) as file:
+            yield file, _maker(path, file.schema_arrow)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CodesError(
+            f"{path} cannot be read ({reason}); restore it from a copy, or move it away and encode its items again."
+        ) from error
+
+
+def _load(found: list[Path], columns: list[str]) -> tuple[Maker, pa.Table]:
+    """Read some columns of parts that must have one maker; nulls for those that format 1 did not have."""
+    import pyarrow as pa
+
     makers, tables = [], []
     for path in found:
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                makers.append(_maker(path, file.schema_arrow))
-                tables.append(file.read(columns))
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            reason = str(error).partition("\n")[0]
+        with _opened(path) as (file, maker):
+            makers.append(maker)
+            tables.append(file.read(columns))
+        if maker != makers[0]:
             raise CodesError(
-                f"{path} cannot be read ({reason}); restore it from a copy, or move it away and encode its items again."
-            ) from error
-        if makers[-1] != makers[0]:
-            raise CodesError(
-                f"{path} holds {makers[-1]}, but {found[0].name} holds {makers[0]}; keep each in a folder of its own."
+                f"{path} holds {maker}, but {found[0].name} holds {makers[0]}; keep each in a folder of its own."
             )
-    return makers[0], pa.concat_tables(tables).replace_schema_metadata()
+    return makers[0], pa.concat_tables([_empty(makers[0], columns), *tables], promote_options="default")
+
+
+def _ids(table: pa.Table) -> NDArray[np.int64]:
+    """Copy the ids; pyarrow's to_numpy would import pandas, which takes as long as to read ten million codes."""
+    return np.concatenate([np.empty(0, np.int64), *(np.from_dlpack(chunk) for chunk in table["id"].chunks)])
+
+
+def _load_to_extend(folder: Path, maker: Maker, columns: list[str]) -> pa.Table:
+    """Read some columns of an index, if there is one yet, to which `maker` may add."""
+    found = parts(folder)
+    if not found:
+        return _empty(maker, columns)
+    theirs, table = _load(found, columns)
+    if theirs != maker:
+        raise CodesError(f"{folder} holds {theirs}, but these are {maker}; write them to a folder of their own.")
+    return table
+
+
+def _empty(maker: Maker, columns: list[str]) -> pa.Table:
+    import pyarrow as pa
+
+    schema = _schema(maker)
+    return pa.Table.from_batches([], pa.schema([schema.field(name) for name in columns]))
 
 
 def _maker(path: Path, schema: pa.Schema) -> Maker:
@@ -224,8 +462,9 @@ def _maker(path: Path, schema: pa.Schema) -> Maker:
     try:
         facts = json.loads((schema.metadata or {})[b"hashzoo"])
         if facts["format"] <= FORMAT:
-            maker = Maker(facts["model"], facts["bits"], facts["preprocess"])
-            if not schema.equals(_schema(maker)):
+            maker = Maker(facts["model"], check_bits(facts["bits"]), facts["preprocess"])
+            columns = list(_schema(maker))
+            if list(schema) != (columns[:3] if facts["format"] == 1 else columns):
                 raise ValueError("other columns")
             return maker
     except (ValueError, KeyError, TypeError):

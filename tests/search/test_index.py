@@ -1,13 +1,15 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError
-from hashzoo.search import Index
+from hashzoo.search import Index, RangeHits
 
 cuda = torch.cuda.is_available()
 DEVICES = [
@@ -109,7 +111,7 @@ def test_a_query_of_another_kind_is_refused():
         index.search(make(1, 12, model="other"))
     with pytest.raises(CodesError, match="the model that made the index"):
         Index(make(3, 12, model=None)).search(make(1, 16))
-    with pytest.raises(CodesError, match="k cannot be 0"):
+    with pytest.raises(CodesError, match="k is a whole number from 1, not 0"):
         index.search(make(1, 12), k=0)
     index.search(make(1, 12, model=None))
     Index(make(3, 12, model=None)).search(make(1, 12))
@@ -133,7 +135,7 @@ def test_save_and_open(device, tmp_path):
     assert opened.ids.tolist() == index.ids.tolist()
     assert opened.paths.tolist() == index.paths.tolist()
     assert (opened.preprocess, opened.device) == ("abc", device)
-    assert [path.name for path in (tmp_path / "a" / "index").iterdir()] == ["part-00000.parquet"]
+    assert [path.name for path in (tmp_path / "a" / "index").glob("[!.]*")] == ["part-00000.parquet"]
 
 
 def test_save_overwrites_nothing(tmp_path):
@@ -153,3 +155,123 @@ Index(codes).search(codes)
 sys.exit(bool({"torch", "pyarrow"} & set(sys.modules)))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [12, 64, 300])
+def test_all_items_within_a_distance(device, bits):
+    codes, query = make(400, bits, seed=2), make(6, bits, seed=3)
+    ids = np.random.default_rng(1).permutation(400) * 5 - 700
+    index = Index(codes, ids=ids, paths=[f"{i}.jpg" for i in ids], device=device)
+    distances = (query.to_bits()[:, None] != codes.to_bits()[None]).sum(axis=2)
+    for radius in (0, 2, bits // 2, bits, 2000):
+        hits = index.search(query, max_distance=radius)
+        assert isinstance(hits, RangeHits)
+        assert len(hits) == 6
+        for row in range(6):
+            order = np.lexsort((ids, distances[row]))
+            order = order[distances[row][order] <= radius]
+            np.testing.assert_array_equal(hits[row].distances, distances[row][None, order])
+            np.testing.assert_array_equal(hits[row].ids, ids[None, order])
+            assert hits[row].paths.tolist() == [[f"{i}.jpg" for i in ids[order]]]
+            nearest = index.search(query, k=7, max_distance=radius)[row]
+            np.testing.assert_array_equal(nearest.ids, ids[None, order[:7]])
+        np.testing.assert_array_equal(hits[-1].ids, hits[5].ids)
+        with pytest.raises(IndexError):
+            hits[6]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_ids_are_allowed_and_denied(device):
+    codes, query = make(300, 48, seed=2), make(3, 48, seed=3)
+    ids = np.arange(300) * 3
+    index = Index(codes, ids=ids, device=device)
+    allow, deny = ids[::2], ids[::5]
+
+    def expect(some, **search):
+        only = Index(codes[some], ids=ids[some])
+        found, expected = index.search(query, **search), only.search(query, k=search["k"])
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+
+    everything = np.arange(300)
+    expect(everything[::2], k=20, allow=[*allow, 1, -7, 10**12])  # ids that are not there are passed over
+    expect(everything[everything % 5 != 0], k=20, deny=deny)
+    expect(everything[(everything % 5 != 0) & (everything % 2 == 0)], k=500, allow=allow, deny=deny)
+    assert index.search(query, k=5, allow=[]).ids.shape == (3, 0)
+    assert index.search(query, k=5, deny=ids).ids.shape == (3, 0)
+    assert index.search(query, max_distance=48, allow=[3, 6])[0].ids.size == 2
+    with pytest.raises(CodesError, match="Ids are whole numbers, not float64"):
+        index.search(query, allow=[1.0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_items_are_removed(device):
+    codes = make(50, 48)
+    index = Index(codes, ids=np.arange(50) * 2, paths=[str(i) for i in range(50)], device=device)
+    with pytest.raises(CodesError, match="no item with id 3; nothing was removed"):
+        index.remove([2, 3])
+    assert len(index) == 50
+    index.remove([0, 98, 40])
+    left = np.setdiff1d(np.arange(50), [0, 49, 20])
+    assert index.ids.tolist() == (left * 2).tolist()
+    assert index.paths.tolist() == [str(i) for i in left]
+    assert index.codes == codes[left]
+    assert 40 not in index.search(codes[20], k=47).ids
+    index.remove(index.ids)
+    assert len(index) == 0
+    assert index.search(codes[:2]).ids.shape == (2, 0)
+
+
+@pytest.mark.parametrize("bits", [12, 48, 256])
+@pytest.mark.parametrize("own_ids", [False, True])
+def test_to_faiss_and_back(bits, own_ids):
+    codes, query = make(500, bits, seed=2), make(5, bits, seed=3)
+    index = Index(codes, ids=np.random.default_rng(1).permutation(500) * 7 if own_ids else None)
+    rival = index.to_faiss()
+    distances, ids = rival.search(query.packed, 20)
+    hits = index.search(query, k=20)
+    np.testing.assert_array_equal(distances, hits.distances)
+    np.testing.assert_array_equal(ids, hits.ids)
+    back = Index.from_faiss(
+        faiss.deserialize_index_binary(faiss.serialize_index_binary(rival)), bits=bits, model="demo"
+    )
+    assert back.codes == index.codes
+    assert back.ids.tolist() == index.ids.tolist()
+
+
+def test_a_faiss_index_of_another_kind_is_refused():
+    with pytest.raises(
+        CodesError, match="IndexBinaryHNSW does not hand out its codes in order; give an IndexBinaryFlat"
+    ):
+        Index.from_faiss(faiss.IndexBinaryHNSW(64, 8))
+    flat = faiss.IndexBinaryFlat(16)
+    flat.add(np.full((1, 2), 255, dtype=np.uint8))
+    with pytest.raises(CodesError, match="pad bits"):
+        Index.from_faiss(flat, bits=12)
+
+
+def test_what_is_no_search_is_refused():
+    index = Index(make(3, 12))
+    for k in (0, -1, 2.5, True, "3"):
+        with pytest.raises(CodesError, match="k is a whole number from 1"):
+            index.search(make(1, 12), k=k)
+    for distance in (-1, 1.5, float("nan")):
+        with pytest.raises(CodesError, match="max_distance is a whole number from 0"):
+            index.search(make(1, 12), max_distance=distance)
+    with pytest.raises(CodesError, match=r"A query is hashzoo.Codes, not ndarray; make it with model.encode"):
+        index.search(np.zeros((1, 2), dtype=np.uint8))
+
+
+def test_what_memory_cannot_hold_is_refused_first(monkeypatch):
+    index, query = Index(make(50_000, 12)), make(200, 12)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**26))
+    with pytest.raises(
+        CodesError, match=r"The answer of 10,000,000 hits takes 0\.3 GiB of memory, but 0\.1 GiB are left"
+    ):
+        index.search(query, k=50_000)
+    with pytest.raises(CodesError, match=r"The answer of 10,000,000 hits takes 0\.3 GiB"):
+        index.search(query, max_distance=12)
+    with pytest.raises(CodesError, match=r"An index of 1,000,000 codes of 1024 bits takes 0\.1 GiB"):
+        Index(Codes(np.zeros((1_000_000, 128), dtype=np.uint8), 1024))
+    assert index.search(query, k=5).ids.shape == (200, 5)

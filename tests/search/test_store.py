@@ -1,12 +1,17 @@
 import errno
 import json
+import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,12 +31,28 @@ def rewrite(path, **facts):
     pq.write_table(table.replace_schema_metadata({"hashzoo": json.dumps(facts)}), path)
 
 
-def in_a_process(code, folder):
-    """Run code that appends to `folder`; it may kill itself."""
+def rewrite_as_format_1(path):
+    rewrite(path, format=1)
+    pq.write_table(pq.read_table(path).drop(["size", "mtime_ns"]), path, write_page_checksum=True)
+
+
+def names(folder):
+    """List what is in a folder, but for the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def start(code, folder):
+    """Start a process that writes to `folder`; it may kill itself."""
     setup = "import os, signal, sys, numpy as np\nfrom hashzoo.codes import Codes\nfrom hashzoo.search import store\n"
     setup += "codes = Codes(np.random.default_rng(0).integers(0, 256, (100_000, 8), dtype=np.uint8), 64, 'demo')\n"
     command = [sys.executable, "-c", setup + code, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def in_a_process(code, folder):
+    with start(code, folder) as process:
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.mark.parametrize("bits", [4, 12, 48, 64, 100, 1024])
@@ -53,8 +74,10 @@ def test_what_a_part_says(tmp_path):
         ("id", "int64"),
         ("path", "string"),
         ("code", "fixed_size_binary[2]"),
+        ("size", "int64"),
+        ("mtime_ns", "int64"),
     ]
-    expected = {"format": 1, "model": "demo", "bits": 12, "preprocess": "abc"}
+    expected = {"format": 2, "model": "demo", "bits": 12, "preprocess": "abc"}
     assert json.loads(schema.metadata[b"hashzoo"]) == expected
     assert set(schema.metadata) == {b"hashzoo"}
 
@@ -89,14 +112,20 @@ def test_duckdb_and_pandas_read_the_folder_as_it_is(tmp_path):
     assert frame["code"].tolist() == [row[2] for row in rows]
 
 
-def test_duckdb_ranks_as_the_index_does(tmp_path):
-    codes, query = make(200, 48), make(1, 48, seed=5)
-    Index(codes).save(tmp_path)
+@pytest.mark.parametrize("bits", [12, 48, 100])
+def test_duckdb_finds_the_true_neighbours(tmp_path, bits):
+    codes, query = make(200, bits), make(1, bits, seed=5)
+    for start_row in (0, 80, 160):
+        store.append(tmp_path, codes[start_row : start_row + 80])
+    store.remove(tmp_path, [7, 100])
     sql = f"""
         SELECT id, bit_count(xor(code::BIT, ?::BLOB::BIT)) AS distance
         FROM '{tmp_path}/*.parquet' ORDER BY distance, id LIMIT 10
     """
     found = duckdb.execute(sql, [query.packed.tobytes()]).fetchall()
+    distances = (codes.to_bits() ^ query.to_bits()).sum(axis=1)
+    ranking = [row for row in np.argsort(distances, kind="stable").tolist() if row not in (7, 100)][:10]
+    assert found == [(row, distances[row]) for row in ranking]
     hits = Index.open(tmp_path).search(query)
     assert found == list(zip(hits.ids[0].tolist(), hits.distances[0].tolist(), strict=True))
 
@@ -108,11 +137,13 @@ def test_no_index_is_refused(tmp_path):
             Index.open(folder)
 
 
-def test_stray_partial_files_are_ignored(tmp_path):
+def test_stray_partial_files_are_ignored_and_swept_up(tmp_path):
     store.append(tmp_path, make(2))
     (tmp_path / ".part-00001.parquet.1.partial").write_bytes(b"half")
+    assert len(Index.open(tmp_path)) == 2
     store.append(tmp_path, make(2))
     assert len(Index.open(tmp_path)) == 4
+    assert names(tmp_path) == ["part-00000.parquet", "part-00001.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +156,15 @@ def test_stray_partial_files_are_ignored(tmp_path):
         ({"codes": make(2), "ids": [7, 1]}, "already has id 1; give new items ids of their own"),
         ({"codes": make(2), "ids": [7, 7]}, "Id 7 is there more than once"),
         ({"codes": make(2), "paths": ["a"]}, "list of 2 paths"),
+        ({"codes": make(2), "sizes": [1]}, "2 codes need 2 whole numbers"),
+        ({"codes": make(2), "mtimes_ns": [1.5, 2.5]}, "2 codes need 2 whole numbers, not float64"),
     ],
 )
 def test_append_refuses_what_does_not_fit(tmp_path, other, message):
     store.append(tmp_path, make(3))
     with pytest.raises(CodesError, match=message):
         store.append(tmp_path, **other)
-    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+    assert names(tmp_path) == ["part-00000.parquet"]
 
 
 def test_append_refuses_to_count_beyond_int64(tmp_path):
@@ -151,17 +184,22 @@ def test_open_refuses_parts_of_two_makers(tmp_path, other):
 def test_open_refuses_the_same_id_twice(tmp_path):
     store.append(tmp_path, make(3))
     store.append(tmp_path / "b", make(3)).rename(tmp_path / "part-00001.parquet")
-    with pytest.raises(CodesError, match=rf"The parts of {tmp_path} are not one index: Id 0 is there more than once"):
+    with pytest.raises(
+        CodesError, match=r"has id 0 more than once \(see part-00000.parquet, part-00001.parquet\); move"
+    ):
         Index.open(tmp_path)
 
 
 def test_open_refuses_a_newer_format(tmp_path):
-    rewrite(store.append(tmp_path, make(3)), format=2)
-    with pytest.raises(CodesError, match=r"part-00000.parquet is of index format 2, but .* up to 1; upgrade"):
+    rewrite(store.append(tmp_path, make(3)), format=3)
+    with pytest.raises(CodesError, match=r"part-00000.parquet is of index format 3, but .* up to 2; upgrade"):
         Index.open(tmp_path)
 
 
-@pytest.mark.parametrize("facts", [{"bits": "12"}, {"bits": 48}, {"bits": None}, {"format": None}, {"format": "1"}])
+@pytest.mark.parametrize(
+    "facts",
+    [{"bits": "12"}, {"bits": 48}, {"bits": None}, {"bits": 10**6}, {"format": 1}, {"format": None}, {"format": "1"}],
+)
 def test_open_refuses_metadata_that_does_not_fit(tmp_path, facts):
     rewrite(store.append(tmp_path, make(3)), **facts)
     with pytest.raises(CodesError, match=r"part-00000.parquet was not written as a part of an index"):
@@ -187,7 +225,7 @@ def test_a_truncated_part_is_refused_by_name(tmp_path):
 
 def test_a_flipped_bit_is_never_served(tmp_path):
     codes, paths = make(40, 48), [f"{i}.jpg" for i in range(40)]
-    path = store.append(tmp_path, codes, paths=paths)
+    path = store.append(tmp_path, codes, paths=paths, sizes=range(40), mtimes_ns=range(40))
     whole = path.read_bytes()
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     refused = []
@@ -196,6 +234,7 @@ def test_a_flipped_bit_is_never_served(tmp_path):
         broken[position] ^= 16
         path.write_bytes(broken)
         try:
+            came_from = store.sources(tmp_path, store.Maker("demo", 48, ""))
             index = Index.open(tmp_path)
         except CodesError as error:
             refused.append(str(error))
@@ -203,6 +242,7 @@ def test_a_flipped_bit_is_never_served(tmp_path):
             assert index.codes == codes
             assert index.paths.tolist() == paths
             assert index.ids.tolist() == list(range(40))
+            assert came_from["size"].to_pylist() == came_from["mtime_ns"].to_pylist() == list(range(40))
     assert all(str(path) in message for message in refused)
     assert len(refused) > footer / 2
 
@@ -218,7 +258,7 @@ def test_a_full_disk_loses_only_the_part_in_hand(tmp_path, monkeypatch):
         patch.setattr(pq, "write_table", full)
         with pytest.raises(OSError, match="No space left"):
             store.append(tmp_path, make(5))
-    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+    assert names(tmp_path) == ["part-00000.parquet"]
     store.append(tmp_path, make(5))
     assert Index.open(tmp_path).ids.tolist() == list(range(8))
 
@@ -233,7 +273,7 @@ store.append(sys.argv[1], codes)
     ended = in_a_process(code, tmp_path)
     assert ended.returncode == 1
     assert "OSError" in ended.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+    assert names(tmp_path) == ["part-00000.parquet"]
     assert len(Index.open(tmp_path)) == 3
 
 
@@ -256,10 +296,173 @@ def test_a_kill_loses_only_the_part_in_hand(tmp_path, moment):
     store.append(tmp_path, make(3, 64))
     ended = in_a_process(f"{moment}\nstore.append(sys.argv[1], codes)", tmp_path)
     assert ended.returncode == -signal.SIGKILL
-    left = sorted(path.name for path in tmp_path.iterdir())
+    left = names(tmp_path)
     assert len(left) == 2
     assert left[0].startswith(".part-00001.parquet.")
     assert left[0].endswith(".partial")
     assert len(Index.open(tmp_path)) == 3
     assert store.append(tmp_path, make(2, 64)).name == "part-00001.parquet"
     assert Index.open(tmp_path).ids.tolist() == list(range(5))
+
+
+def test_contents_gives_the_codes_in_the_order_of_the_ids(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROWS", 7)
+    first, second = make(20, 12, seed=1), make(5, 12, seed=2)
+    store.append(tmp_path, first, ids=range(100, 120), preprocess="abc")
+    store.append(tmp_path, make(0, 12), preprocess="abc")
+    store.append(tmp_path, second, paths=list("abcde"), preprocess="abc")
+    found = store.contents(tmp_path)
+    assert found.maker == ("demo", 12, "abc")
+    assert found.ids.tolist() == list(range(100, 125))
+    assert isinstance(found.paths, pa.ChunkedArray)
+    assert found.paths.to_pylist() == [None] * 20 + list("abcde")
+    for _ in range(2):  # as often as one likes
+        batches = list(found.batches())
+        assert [batch.shape for batch in batches] == [(7, 2), (7, 2), (6, 2), (5, 2)]
+        assert np.array_equal(np.concatenate(batches), Codes.concatenate([first, second]).packed)
+    items = store.read(tmp_path)
+    assert items.codes == Codes.concatenate([first, second])
+    assert items.paths.tolist() == found.paths.to_pylist()
+
+
+def test_pad_bits_are_refused(tmp_path):
+    path = store.append(tmp_path, make(3))
+    table = pq.read_table(path)
+    code = pa.array([b"\0\0", b"\0\1", b"\0\0"], pa.binary(2))
+    pq.write_table(
+        pa.Table.from_arrays([table["id"], table["path"], code, *table.columns[3:]], schema=table.schema), path
+    )
+    with pytest.raises(CodesError, match=r"part-00000.parquet holds no 12-bit codes .*4 pad bits .* must be 0\); move"):
+        store.read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda path: store.remove(path.parent, [0]), lambda path: path.unlink()])
+def test_a_part_that_changes_between_ids_and_codes_is_noticed(tmp_path, change):
+    path = store.append(tmp_path, make(3))
+    found = store.contents(tmp_path)
+    change(path)
+    with pytest.raises(CodesError, match=r"part-00000.parquet (was changed while .*open|cannot be read)"):
+        list(found.batches())
+
+
+def test_size_and_mtime_are_kept(tmp_path):
+    maker = store.Maker("demo", 12, "")
+    assert store.sources(tmp_path, maker).num_rows == 0
+    store.append(tmp_path, make(2), paths=["a", "b"], sizes=[1, 2], mtimes_ns=[2**62, -5])
+    store.append(tmp_path, make(1))
+    rows = store.sources(tmp_path, maker).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(0, "a", 1, 2**62), (1, "b", 2, -5), (2, None, None, None)]
+    with pytest.raises(CodesError, match="holds 12-bit codes of model 'demo', but these are 12-bit codes of model 'b'"):
+        store.sources(tmp_path, maker._replace(model="b"))
+
+
+def test_parts_of_format_1_are_read_and_extended(tmp_path):
+    rewrite_as_format_1(store.append(tmp_path, make(3), paths=list("abc")))
+    assert Index.open(tmp_path).paths.tolist() == list("abc")
+    store.append(tmp_path, make(1, seed=1), paths=["d"], sizes=[4], mtimes_ns=[4])
+    assert Index.open(tmp_path).codes == Codes.concatenate([make(3), make(1, seed=1)])
+    assert store.sources(tmp_path, store.Maker("demo", 12, ""))["size"].to_pylist() == [None, None, None, 4]
+    assert store.remove(tmp_path, [1]) == 1
+    assert json.loads(pq.read_schema(store.parts(tmp_path)[0]).metadata[b"hashzoo"])["format"] == 2
+    assert Index.open(tmp_path).paths.tolist() == ["a", "c", "d"]
+
+
+def test_remove_rewrites_only_the_parts_that_hold_the_items(tmp_path):
+    codes, paths = make(9), [f"{i}.jpg" for i in range(9)]
+    for start_row in (0, 3, 6):
+        rows = slice(start_row, start_row + 3)
+        store.append(tmp_path, codes[rows], paths=paths[rows], sizes=range(9)[rows], mtimes_ns=range(9)[rows])
+    before = [path.stat().st_ino for path in store.parts(tmp_path)]
+    assert store.remove(tmp_path, np.array([4, 4, 6, 7, 8, 99])) == 4
+    after = [path.stat().st_ino for path in store.parts(tmp_path)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False]
+    index = Index.open(tmp_path)
+    assert index.ids.tolist() == [0, 1, 2, 3, 5]
+    assert index.codes == codes[[0, 1, 2, 3, 5]]
+    assert store.sources(tmp_path, store.Maker("demo", 12, ""))["size"].to_pylist() == [0, 1, 2, 3, 5]
+    assert store.append(tmp_path, make(1)).name == "part-00003.parquet"
+    assert store.remove(tmp_path, []) == 0
+    assert len(pd.read_parquet(tmp_path)) == 6
+
+
+def test_remove_refuses_what_is_no_id_or_no_index(tmp_path):
+    store.append(tmp_path, make(3))
+    with pytest.raises(CodesError, match="whole numbers"):
+        store.remove(tmp_path, [1.5])
+    with pytest.raises(CodesError, match="holds no index"):
+        store.remove(tmp_path / "none", [1])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_kill_in_a_removal_loses_nothing_else(tmp_path):
+    for _ in range(3):
+        store.append(tmp_path, make(3, 64))
+    code = """
+replace, calls = os.fsync, []
+def second(file):
+    calls.append(file)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(file)
+os.fsync = second
+store.remove(sys.argv[1], [0, 3, 6])
+"""
+    assert in_a_process(code, tmp_path).returncode == -signal.SIGKILL
+    assert Index.open(tmp_path).ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert store.remove(tmp_path, [0, 3, 6]) == 2
+    assert Index.open(tmp_path).ids.tolist() == [1, 2, 4, 5, 7, 8]
+    assert len(names(tmp_path)) == 3
+
+
+def test_processes_that_append_at_once_lose_nothing(tmp_path):
+    code = "for _ in range(12): store.append(sys.argv[1], codes[:50], paths=[str(os.getpid())] * 50)"
+    processes = [start(code, tmp_path) for _ in range(4)]
+    for process in processes:
+        assert process.wait(timeout=120) == 0, process.communicate()
+    index = Index.open(tmp_path)
+    assert index.ids.tolist() == list(range(4 * 12 * 50))
+    written = dict(zip(*np.unique(index.paths.astype(str), return_counts=True), strict=True))
+    assert written == {str(process.pid): 600 for process in processes}
+    assert len(names(tmp_path)) == 48
+
+
+def test_threads_that_append_at_once_lose_nothing(tmp_path):
+    threads = [threading.Thread(target=lambda: [store.append(tmp_path, make(5)) for _ in range(5)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Index.open(tmp_path).ids.tolist() == list(range(100))
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
+    store.append(tmp_path, make(2, 64))
+    code = "with store.writing(sys.argv[1]): print('held', flush=True); signal.pause()"
+    holder = start(code, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    waiting = threading.Thread(target=store.append, args=(tmp_path, make(3, 64)))
+    with caplog.at_level(logging.WARNING):
+        waiting.start()
+        time.sleep(0.5)
+        assert waiting.is_alive()
+        assert len(Index.open(tmp_path)) == 2  # readers do not wait
+        os.kill(holder.pid, signal.SIGKILL)
+        waiting.join(timeout=30)
+    assert not waiting.is_alive()
+    assert caplog.messages == [f"Waiting for another process that writes to {tmp_path}."]
+    assert Index.open(tmp_path).ids.tolist() == list(range(5))
+    holder.communicate()
+
+
+def test_what_the_store_imports(tmp_path):
+    store.append(tmp_path, make(3))
+    code = """
+import sys
+from hashzoo.search import store
+assert not {"torch", "pyarrow", "filelock"} & set(sys.modules)
+found = store.contents(sys.argv[1])
+assert sum(map(len, found.batches())) == len(found.ids) == 3
+assert not {"torch", "pandas"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)

@@ -1,0 +1,201 @@
+"""The kernels return exactly what a stable sort of all distances returns, and what FAISS returns."""
+
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashzoo.codes import pack
+from hashzoo.search import cpu
+
+BITS = [4, 12, 48, 64, 100, 128, 247, 248, 249, 256, 1024]  # a byte holds distances of up to 31 bytes
+
+
+def make(kind, rows, bits, seed):
+    """Make packed codes uint8 (rows, ceil(bits/8))."""
+    rng = np.random.default_rng(seed)
+    if kind == "uniform":
+        return pack(rng.random((rows, bits)) < 0.5)
+    centres = np.random.default_rng(0).random((1 if kind == "equal" else 5, bits)) < 0.5
+    flips = rng.random((rows, bits)) < (0 if kind == "equal" else 0.05)
+    return pack(centres[rng.integers(len(centres), size=rows)] ^ flips)
+
+
+def distances_of(queries, base):
+    return (np.unpackbits(queries, axis=1)[:, None] != np.unpackbits(base, axis=1)[None]).sum(axis=2)
+
+
+def sorted_all(queries, base, k, keep=None):
+    """Sort all distances, stably: the definition."""
+    distances = distances_of(queries, base)
+    if keep is not None:
+        distances[:, ~keep] = 9999
+        k = min(k, keep.sum())
+    rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, rows, axis=1), rows
+
+
+def agree(queries, base, k, keep=None, threads=None):
+    distances, rows = cpu.top_k(queries, cpu.hold(base), k, keep, threads)
+    assert (distances.dtype, rows.dtype) == (np.uint16, np.int64)
+    for found, expected in zip((distances, rows), sorted_all(queries, base, k, keep), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def many_parts(monkeypatch):
+    """Split even small work by queries, or else by rows."""
+    monkeypatch.setattr(cpu, "SMALL", 0)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "clustered", "equal"])
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_equals_a_stable_sort(kind, bits, threads, many_parts):
+    for rows, count, k in [
+        (1, 1, 1),
+        (1, 3, 10),
+        (63, 5, 64),
+        (256, 1, 10),
+        (257, 2, 300),
+        (1500, 70, 10),
+        (1500, 3, 1400),
+    ]:
+        agree(make(kind, count, bits, seed=1), make(kind, rows, bits, seed=2), k, threads=threads)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    bits=st.integers(4, 300), rows=st.integers(0, 900), count=st.integers(0, 40), k=st.integers(1, 1000),
+    kind=st.sampled_from(["uniform", "clustered", "equal"]), kept=st.sampled_from([None, 0.0, 0.02, 0.9]),
+    seed=st.integers(0, 2**32 - 1), threads=st.integers(1, 4), small=st.sampled_from([0, cpu.SMALL]),
+)  # fmt: skip
+def test_equals_a_stable_sort_at_any_size(bits, rows, count, k, kind, kept, seed, threads, small):
+    keep = None if kept is None else np.random.default_rng(seed).random(rows) < kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "SMALL", small)
+        agree(make(kind, count, bits, seed), make(kind, rows, bits, seed + 1), k, keep, threads)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    bits=st.integers(4, 300), rows=st.integers(0, 900), count=st.integers(0, 20), radius=st.integers(0, 310),
+    kind=st.sampled_from(["uniform", "clustered", "equal"]), kept=st.sampled_from([None, 0.0, 0.5]),
+    seed=st.integers(0, 2**32 - 1), small=st.sampled_from([0, cpu.SMALL]),
+)  # fmt: skip
+def test_all_rows_within_a_radius(bits, rows, count, radius, kind, kept, seed, small):
+    keep = None if kept is None else np.random.default_rng(seed).random(rows) < kept
+    queries, base = make(kind, count, bits, seed), make(kind, rows, bits, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "SMALL", small)
+        offsets, distances, found = cpu.within(queries, cpu.hold(base), radius, keep)
+    assert (offsets.dtype, distances.dtype, found.dtype) == (np.int64, np.uint16, np.int64)
+    assert offsets[0] == 0
+    assert offsets[-1] == len(distances) == len(found)
+    expected_distances, expected = sorted_all(queries, base, rows, keep)
+    for query in range(count):
+        here = slice(offsets[query], offsets[query + 1])
+        near = expected_distances[query] <= radius
+        np.testing.assert_array_equal(distances[here], expected_distances[query][near])
+        np.testing.assert_array_equal(found[here], expected[query][near])
+
+
+@pytest.mark.parametrize("kind", ["uniform", "clustered", "equal"])
+@pytest.mark.parametrize("bits", [12, 64, 256])
+def test_large_k_over_many_rows(kind, bits):
+    """So many that the candidates are thinned out on the way, and that a sample is taken first."""
+    base, queries = make(kind, 60_000, bits, seed=2), make(kind, 2, bits, seed=1)
+    for k in (100, 1000, 59_999):
+        agree(queries, base, k)
+
+
+@pytest.mark.parametrize("k", [100, 1000])
+def test_a_sample_that_misleads(k):
+    """The blocks that are looked at first hold the only near rows, but fewer than k of them."""
+    base = make("uniform", 200_000, 64, seed=1)
+    query = make("uniform", 1, 64, seed=2)
+    for block in range(0, 200_000 // cpu.BLOCK, cpu.SAMPLE):
+        base[block * cpu.BLOCK : block * cpu.BLOCK + 1] = query
+    agree(query, base, k)
+
+
+@pytest.mark.parametrize("nearer", [True, False])
+def test_a_base_that_gets_nearer_or_farther_row_by_row(nearer):
+    base = pack(np.arange(1024)[None] < np.arange(1024, -1, -1)[:, None])
+    query = base[-1:] if nearer else base[:1]
+    agree(query, base, 100)
+    distances, _ = cpu.top_k(query, cpu.hold(base), 1025)
+    assert distances[0, -1] == 1024
+
+
+@pytest.mark.parametrize("bits", [48, 64, 256])
+@pytest.mark.parametrize("heap", [True, False])
+def test_distances_and_ties_equal_faiss(bits, heap):
+    queries, base = make("clustered", 20, bits, seed=1), make("clustered", 3000, bits, seed=2)
+    rival = faiss.IndexBinaryFlat(bits)
+    rival.use_heap = heap
+    rival.add(base)
+    for k in (1, 10, 500):
+        for found, expected in zip(cpu.top_k(queries, cpu.hold(base), k), rival.search(queries, k), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bits=st.sampled_from(BITS), rows=st.integers(1, 900), count=st.integers(1, 20), kinds=st.integers(1, 4),
+    kind=st.sampled_from(["uniform", "clustered", "equal"]), seed=st.integers(0, 2**32 - 1),
+    small=st.sampled_from([0, cpu.SMALL]),
+)  # fmt: skip
+def test_histograms_count_every_distance(bits, rows, count, kinds, kind, seed, small):
+    rng = np.random.default_rng(seed)
+    queries, base = make(kind, count, bits, seed), make(kind, rows, bits, seed + 1)
+    relevant, which = rng.random((kinds, rows)) < 0.3, rng.integers(kinds, size=count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "SMALL", small)
+        found = cpu.histograms(queries, cpu.hold(base), relevant, which)
+    for query, distances in enumerate(distances_of(queries, base)):
+        bins = 8 * base.shape[1] + 1
+        np.testing.assert_array_equal(found[0, query], np.bincount(distances, minlength=bins))
+        np.testing.assert_array_equal(found[1, query], np.bincount(distances[relevant[which[query]]], minlength=bins))
+
+
+def test_codes_are_held_as_given_and_aligned():
+    for rows, bits in [(0, 12), (1, 4), (255, 48), (257, 1024), (70_000, 12)]:
+        packed = make("uniform", rows, bits, seed=rows)
+        held = cpu.hold(packed)
+        assert not rows or held.planes.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(cpu.get(held, np.arange(rows)), packed)
+
+
+def test_memory_is_bounded():
+    held = cpu.hold(np.random.default_rng(1).integers(256, size=(200_000, 128), dtype=np.uint8))
+    queries = np.zeros((100, 128), dtype=np.uint8)
+    cpu.top_k(queries, held, 10)
+    tracemalloc.start()
+    cpu.top_k(queries, held, 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_a_second_process_starts_warm(tmp_path):
+    """Compiled code is kept on disk: the second process loads it."""
+    code = """
+import numpy as np
+from hashzoo.search import cpu
+held = cpu.hold(np.zeros((10, 8), dtype=np.uint8))
+cpu.top_k(np.zeros((1, 8), dtype=np.uint8), held, 3)
+print(sum(cpu._top_k.stats.cache_hits.values()), sum(cpu._top_k.stats.cache_misses.values()))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert [run.split() for run in runs] == [["0", "1"], ["1", "0"]]
