@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -123,11 +124,15 @@ def test_index_and_search(folder: Path, tmp_path: Path) -> None:
     first = run("index", folder, "--out", index, "--model", MODEL)
     assert first.returncode == 0 and "5 added" in first.stderr, first.stderr
     again = run("index", folder, "--out", index, "--model", MODEL)
-    assert "0 added, 5 there already" in again.stderr
+    assert "0 added, 0 changed and encoded again, 0 vanished and dropped, 5 there already" in again.stderr
     (found,) = json.loads(run("search", index, folder / "3.png", "-k", "2", "--json").stdout)
     assert found["hits"][0]["distance"] == 0 and Path(found["hits"][0]["path"]).name == "3.png"
     assert len(found["hits"]) == 2
-    refused(run("search", index, folder / "3.png", "-k", "0"), "-k")
+    refused(run("search", index, folder / "3.png", "-k", "0"), "-k is at least 1, not 0")
+    (near,) = json.loads(run("search", index, folder / "3.png", "--max-distance", "0", "--json").stdout)
+    assert [hit["distance"] for hit in near["hits"]] == [0] * len(near["hits"])
+    assert str(folder / "3.png") in [hit["path"] for hit in near["hits"]]
+    refused(run("search", index, folder / "3.png", "--max-distance", "-1"), "--max-distance is at least 0, not -1")
     refused(run("search", tmp_path / "none", folder / "3.png"), "holds no index")
 
 
@@ -137,8 +142,10 @@ def test_index_skips_what_cannot_be_read(tmp_path: Path, folder: Path) -> None:
     (pictures / "good.png").write_bytes((folder / "0.png").read_bytes())
     (pictures / "empty.jpg").touch()
     (pictures / "cut.png").write_bytes((folder / "1.png").read_bytes()[:900])
+    Path(os.fsdecode(os.fsencode(pictures) + b"/\xff.png")).write_bytes((folder / "0.png").read_bytes())
     result = run("index", pictures, "--out", tmp_path / "index", "--model", MODEL)
-    assert result.returncode == 0 and "1 added" in result.stderr and "2 skipped" in result.stderr
+    assert result.returncode == 0 and "1 added" in result.stderr and "3 skipped" in result.stderr
+    assert "not named in UTF-8" in result.stderr
     assert "empty.jpg" in result.stderr and "cut.png" in result.stderr
     refused(run("index", pictures, "--out", tmp_path / "i2", "--model", MODEL, "--on-error", "raise"), "cannot be read")
     nothing = tmp_path / "nothing"
@@ -147,12 +154,130 @@ def test_index_skips_what_cannot_be_read(tmp_path: Path, folder: Path) -> None:
     refused(run("index", tmp_path / "gone", "--out", tmp_path / "i4", "--model", MODEL), "no folder")
 
 
+def pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def rows_of(index: Path) -> dict[str, int]:
+    """Ids by file name; each path is there once and has the code that its file has now."""
+    import hashzoo
+    from hashzoo.search import store
+
+    items = store.read(index)
+    assert items.paths is not None and len(set(items.paths)) == len(items.paths)
+    assert items.codes == hashzoo.load(MODEL, device="cpu").encode(items.paths.tolist())
+    return dict(zip((Path(path).name for path in items.paths), items.ids.tolist(), strict=True))
+
+
+def test_index_follows_the_folder(tmp_path: Path) -> None:
+    kept, changed, touched, gone = pictures(tmp_path / "a", 4)
+    pictures(tmp_path / "b", 1, seed=1)[0].rename(tmp_path / "b" / "other.png")
+    index = tmp_path / "index"
+    for folder in ("a", "b"):
+        assert run("index", tmp_path / folder, "--out", index, "--model", MODEL).returncode == 0
+    before = rows_of(index)
+    stat = changed.stat()
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(changed)
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # another size, the same mtime
+    os.utime(touched, ns=(0, 0))
+    gone.unlink()
+    kept.with_name("new.png").write_bytes(kept.read_bytes())
+    result = run("index", tmp_path / "a", "--out", index, "--model", MODEL)
+    assert "1 added, 2 changed and encoded again, 1 vanished and dropped, 1 there already, 0 skipped." in result.stderr
+    after = rows_of(index)
+    assert set(after) == {"0.png", "1.png", "2.png", "new.png", "other.png"}
+    assert (after["0.png"], after["other.png"]) == (before["0.png"], before["other.png"])
+    changed.write_bytes(b"no picture")
+    result = run("index", tmp_path / "a", "--out", index, "--model", MODEL, "--json")
+    report = json.loads(result.stdout)
+    assert (report["added"], report["changed"], report["vanished"], report["there"]) == (0, 0, 0, 3)
+    assert len(report["skipped"]) == 1 and str(changed) in report["skipped"][0]
+    assert set(rows_of(index)) == {"0.png", "2.png", "new.png", "other.png"}  # no code of what the file was
+
+
+KILL_AFTER = """
+import os, signal, sys, hashzoo.cli, hashzoo.cli.search as cli, hashzoo.search.store as store
+_, name, times, *arguments = sys.argv
+cli.PART, cli.SECONDS, calls, of = 2, 0, [], getattr(store, name)
+def killed(*arguments):
+    calls.append(0)
+    if len(calls) > int(times):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return of(*arguments)
+setattr(store, name, killed)
+sys.argv = ["hashzoo", *arguments]
+hashzoo.cli.main()
+"""
+
+
+def test_index_goes_on_after_a_kill(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "a", 7)
+    index = tmp_path / "index"
+    arguments = ["index", tmp_path / "a", "--out", index, "--model", MODEL]
+
+    def killed(call: str, times: int) -> None:
+        command = [sys.executable, "-c", KILL_AFTER, call, times, *arguments]
+        assert subprocess.run([*map(str, command)], capture_output=True, check=False).returncode == -signal.SIGKILL
+
+    killed("append", 2)
+    assert set(rows_of(index)) == {"0.png", "1.png", "2.png", "3.png"}
+    assert "3 added, 0 changed and encoded again, 0 vanished and dropped, 4 there" in run(*arguments).stderr
+    before = rows_of(index)
+    for image in images[:3]:
+        Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
+    killed("remove", 0)  # the changed ones are encoded, what they were is there still
+    again = run(*arguments).stderr
+    assert "0 added, 0 changed and encoded again, 0 vanished and dropped, 7 there already" in again, again
+    after = rows_of(index)
+    assert set(after) == set(before)
+    assert all(after[image.name] == before[image.name] for image in images[3:])
+
+
+def test_two_processes_index_one_folder(tmp_path: Path) -> None:
+    pictures(tmp_path / "a", 6)
+    command = [sys.executable, "-m", "hashzoo", "index", tmp_path / "a", "--out", tmp_path / "index", "--model", MODEL]
+    both = [subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[1].splitlines()[-1] for process in both)
+    assert "0 added" in said[0] and "6 there already" in said[0] and "6 added" in said[1], said
+    assert len(rows_of(tmp_path / "index")) == 6
+
+
+def test_index_shows_duplicates_when_asked(tmp_path: Path) -> None:
+    first, second, *_ = images = pictures(tmp_path / "a", 3)
+    (tmp_path / "a" / "sub").mkdir()
+    for copy, image in (("a-copy.png", first), ("sub/copy.PNG", first), ("z.png", second)):
+        (tmp_path / "a" / copy).write_bytes(image.read_bytes())
+    padded = tmp_path / "a" / "same-size.png"  # the same size, other bytes
+    padded.write_bytes(images[2].read_bytes()[:-1] + b"x")
+    arguments = ["index", tmp_path / "a", "--out", tmp_path / "index", "--model", MODEL, "--duplicates"]
+    groups = json.loads(run(*arguments, "--json").stdout)["duplicates"]
+    names = [[str(Path(path).relative_to(tmp_path / "a")) for path in group] for group in groups]
+    assert names == [["0.png", "a-copy.png", "sub/copy.PNG"], ["1.png", "z.png"]]
+    table = run(*arguments).stdout
+    assert all(path in table for group in groups for path in group) and "same-size" not in table
+
+
 def test_an_index_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     from hashzoo import Codes, Index
 
     Index(Codes.from_bits(np.eye(3, 48, dtype=bool), model="another")).save(tmp_path / "index")
     refused(run("search", tmp_path / "index", folder / "0.png", "--model", MODEL), "another", MODEL)
     refused(run("index", folder, "--out", tmp_path / "index", "--model", MODEL), "another", MODEL)
+
+
+def test_a_damaged_part_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    from hashzoo import Codes, Index
+
+    index = tmp_path / "index"
+    Index(Codes.from_bits(np.eye(3, 48, dtype=bool), model=MODEL)).save(index)
+    (part,) = index.glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-9])
+    refused(run("search", index, folder / "0.png"), "part-00000.parquet cannot be read", "restore it")
 
 
 def test_eval_from_codes_gives_the_cards_figure() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hashzoo.cli import demo, evaluate, models, plugins, publish, search, train
+from hashzoo.cli import bench, demo, evaluate, models, plugins, publish, search, train
 from hashzoo.errors import HashzooError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (models, search, train, evaluate, publish, plugins, demo):
+for module in (models, search, train, evaluate, publish, plugins, bench, demo):
     module.add_to(app)
 
 

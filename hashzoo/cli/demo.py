@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hashzoo.cli.output import print_table
-from hashzoo.cli.search import find_images, make_index
+from hashzoo.cli.search import find_images, make_index, scan
 from hashzoo.errors import ImageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, li
     from hashzoo import Index
 
     place = out / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"  # one a folder
-    make_index(model, find_images(folder), place)
+    make_index(model, scan(folder), place)
     index = Index.open(place)
     hits = index.search(index.codes, k=k + 1)  # a picture finds itself as well
     assert index.paths is not None

@@ -1,8 +1,13 @@
 """`hashzoo encode`, `index`, `search`."""
 
+import contextlib
 import itertools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -10,10 +15,11 @@ from hashzoo.cli.output import Json, print_json, print_table
 from hashzoo.errors import CodesError, HashzooError, ImageError
 
 if TYPE_CHECKING:
+    from hashzoo.codes import Codes
     from hashzoo.model import HashModel
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-PART = 1024  # images of one Parquet part: what a kill can lose
+PART, SECONDS = 1024, 10.0  # a Parquet part has at least so many images and took so long: what a kill can lose
 
 Device = Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')]
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="What to do with an image that cannot be read.")]
@@ -63,104 +69,215 @@ def find_images(folder: Path) -> list[str]:
     return found
 
 
+class Images(NamedTuple):
+    """The image files below a folder, each with its size in bytes and mtime in nanoseconds, by absolute path.
+
+    Those whose path is not UTF-8, which Parquet cannot hold, are apart.
+    """
+
+    folder: Path
+    files: dict[str, tuple[int, int]]
+    not_utf8: list[str]
+
+
+def scan(folder: Path) -> Images:
+    """List image files below a folder, with what tells whether they have changed.
+
+    Raises:
+        ImageError: as `find_images`.
+    """
+    images = Images(folder.resolve(), {}, [])
+    for path in find_images(images.folder):
+        try:
+            path.encode()
+            stat = Path(path).stat()
+            images.files[path] = stat.st_size, stat.st_mtime_ns
+        except UnicodeEncodeError:
+            images.not_utf8.append(path)
+        except FileNotFoundError:
+            pass  # gone since it was listed
+    return images
+
+
+def same_content(files: dict[str, tuple[int, int]]) -> list[list[str]]:
+    """Group the files of identical content, by sha256; only files of equal size are read."""
+    from hashzoo.files import sha256
+
+    of_size: dict[int, list[str]] = defaultdict(list)
+    for path, (size, _) in files.items():
+        of_size[size].append(path)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for paths in of_size.values():
+        for path in paths if len(paths) > 1 else []:
+            with contextlib.suppress(OSError):  # what cannot be read is like nothing
+                groups[sha256(path)].append(path)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
 def index_folder(
     folder: Annotated[Path, typer.Argument(help="Folder of images, searched through with its subfolders.")],
     out: Annotated[Path, typer.Option(help="The index: a folder of Parquet parts.")],
     model: Annotated[str, typer.Option(help="A model's name, or local-dir:PATH.")] = "dahp-resnet18-cifar10-48bit",
     on_error: OnError = "skip",
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Show the files of identical content.")] = False,
     device: Device = None,
+    as_json: Json = False,
 ) -> None:
-    """Encode a folder of images into an index; started again, it goes on with what is not there yet.
+    """Encode a folder of images into an index; started again, it goes on, and follows what has changed.
+
+    A file is taken as done by its path, size and mtime. One that has changed is encoded again, one that is gone is
+    dropped; images of other folders in the same index are left alone.
 
     Example: hashzoo index photos --out photos.index
     """
     import hashzoo
 
-    wanted = find_images(folder)
-    make_index(hashzoo.load(model, device=device), wanted, out, on_error)
+    images = scan(folder)
+    report = make_index(hashzoo.load(model, device=device), images, out, on_error)
+    groups = same_content(images.files) if duplicates else []
+    if as_json:
+        print_json({**report, "duplicates": groups} if duplicates else report)
+    elif duplicates:
+        print_table(["content", "path"], [[row, path] for row, group in enumerate(groups, 1) for path in group])
 
 
-def make_index(model: "HashModel", wanted: list[str], out: Path, on_error: Literal["raise", "skip"] = "skip") -> None:
-    """Append what `wanted` has and the index at `out` has not, a part at a time."""
-    import warnings
-
-    import numpy as np
+def make_index(
+    model: "HashModel", images: Images, out: Path, on_error: Literal["raise", "skip"] = "skip"
+) -> dict[str, Any]:
+    """Bring the index at `out` up to date with `images`, a part at a time; what is done is said on stderr and returned."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from hashzoo.codes import Codes
     from hashzoo.search import store
 
-    done: set[str] = set()
-    if store.parts(out):
-        items = store.read(out)
-        done = set(items.paths.tolist()) if items.paths is not None else set()
-    todo = [path for path in wanted if str(Path(path).resolve()) not in done]
+    files, preprocess = images.files, model.preprocess.hash
     console = Console(stderr=True)
-    added = 0
-    skipped: list[str] = []
-    paths_left = iter(todo)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("encoding", total=len(todo))
-        while chunk := list(itertools.islice(paths_left, PART)):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                parts = list(model.encode_batches(chunk, on_error=on_error))
-            skipped += [str(warning.message) for warning in caught if str(warning.message).startswith("Skipped")]
-            read = [chunk[place] for places, _ in parts for place in places]
-            if read:
-                codes = Codes.from_bits(np.concatenate([u.numpy() >= 0 for _, u in parts]), model.name)
-                store.append(
-                    out, codes, paths=[str(Path(path).resolve()) for path in read], preprocess=model.preprocess.hash
-                )
-                added += len(read)
-            progress.advance(task, len(chunk))
+    skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
+    count = {"added": 0, "changed": 0}
+    with store.writing(out):
+        known = _compare(store.sources(out, store.Maker(model.name, model.bits, preprocess)), images)
+        todo = [path for path in files if path not in known.done]
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("encoding", total=len(todo))
+            parts = _encode_parts(model, todo, on_error, skipped, lambda done: progress.advance(task, done))
+            for paths, codes in parts:
+                sizes, mtimes_ns = zip(*(files[path] for path in paths), strict=True)
+                store.append(out, codes, None, paths, preprocess, sizes, mtimes_ns)
+                changed = len(known.changed.intersection(paths))
+                count["changed"] += changed
+                count["added"] += len(paths) - changed
+        if known.outdated:  # only now: a kill before leaves an item twice for a while, never not at all
+            store.remove(out, known.outdated)
     for line in skipped:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)
     console.print(
-        f"{out}: {added} added, {len(wanted) - len(todo)} there already, {len(skipped)} skipped.",
+        f"{out}: {count['added']} added, {count['changed']} changed and encoded again, {known.vanished} vanished and "
+        f"dropped, {len(known.done)} there already, {len(skipped)} skipped.",
         highlight=False,
         soft_wrap=True,
     )
     if not store.parts(out):
-        raise ImageError(f"None of the {len(wanted)} images could be read, so there is no index at {out}.")
+        raise ImageError(f"None of the {len(files)} images could be read, so there is no index at {out}.")
+    return {**count, "vanished": known.vanished, "there": len(known.done), "skipped": skipped}
+
+
+class _Known(NamedTuple):
+    """What an index has of a folder: paths as they are now, paths that changed, ids to drop, how many files are gone."""
+
+    done: set[str]
+    changed: set[str]
+    outdated: list[int]
+    vanished: int
+
+
+def _compare(sources: Any, images: Images) -> _Known:
+    """Hold the rows id, path, size, mtime_ns of an index against the files that are there."""
+    done: set[str] = set()
+    changed: set[str] = set()
+    vanished: set[str] = set()
+    outdated: list[int] = []
+    root = os.path.join(images.folder, "")  # noqa: PTH118 - with a slash at the end
+    for batch in sources.to_batches():
+        for item, path, *state in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if path is None:
+                continue
+            if path not in images.files:
+                if path.startswith(root):
+                    vanished.add(path)
+                    outdated.append(item)
+            elif path not in done and images.files[path] == tuple(state):
+                done.add(path)
+            else:
+                changed.add(path)
+                outdated.append(item)
+    return _Known(done, changed - done, outdated, len(vanished))
+
+
+def _encode_parts(
+    model: "HashModel",
+    paths: list[str],
+    on_error: Literal["raise", "skip"],
+    skipped: list[str],
+    advance: Callable[[int], None],
+) -> Iterator[tuple[list[str], "Codes"]]:
+    """Encode images; yield the paths of those that could be read, and their codes, by the part."""
+    import warnings
+
+    import numpy as np
+
+    from hashzoo.codes import Codes
+
+    left, read, bits, since = iter(paths), [], [], time.monotonic()
+    while chunk := list(itertools.islice(left, PART)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for places, u in model.encode_batches(chunk, on_error=on_error):
+                read += [chunk[place] for place in places]
+                bits.append(u.numpy() >= 0)
+        skipped += [str(warning.message) for warning in caught if str(warning.message).startswith("Skipped")]
+        advance(len(chunk))
+        if read and time.monotonic() - since >= SECONDS:
+            yield read, Codes.from_bits(np.concatenate(bits), model.name)
+            read, bits, since = [], [], time.monotonic()
+    if read:
+        yield read, Codes.from_bits(np.concatenate(bits), model.name)
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="An index that `hashzoo index` or Index.save wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Query images.")],
-    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", help="How many neighbours; default 10, or all within --max-distance.")
+    ] = None,
+    max_distance: Annotated[int | None, typer.Option(help="Greatest Hamming distance, in bits.")] = None,
     model: Annotated[str | None, typer.Option(help="Where the index's model is, if not under its own name.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Find the nearest images of an index, exactly, by (distance, id).
 
-    Example: hashzoo search photos.index cat.jpg -k 5
+    Examples: hashzoo search photos.index cat.jpg -k 5; hashzoo search photos.index cat.jpg --max-distance 4
     """
     import hashzoo
 
+    for option, value, least in (("-k", k, 1), ("--max-distance", max_distance, 0)):
+        if value is not None and value < least:
+            raise CodesError(f"{option} is at least {least}, not {value}.")
     opened = hashzoo.Index.open(index)
     name = model or opened.model
     if name is None:
         raise CodesError(f"{index} does not say which model made it; name it with --model.")
-    if k < 1:
-        raise CodesError(f"-k is at least 1, not {k}.")
     loaded = hashzoo.load(name, device=device)
     if opened.preprocess and opened.preprocess != loaded.preprocess.hash:
         raise HashzooError(f"{index} was made with another preprocessing of {name}; index the images again.")
-    hits = opened.search(loaded.encode([str(path) for path in images]), k=k)
-    where = None if hits.paths is None else hits.paths.tolist()
-    found: list[dict[str, Any]] = [
-        {
-            "query": str(path),
-            "hits": [
-                {"distance": int(d), "id": int(i), "path": where and where[row][place]}
-                for place, (d, i) in enumerate(zip(hits.distances[row], hits.ids[row], strict=True))
-            ],
-        }
-        for row, path in enumerate(images)
-    ]
+    query = loaded.encode([str(path) for path in images])
+    hits = opened.search(query, k or 10) if max_distance is None else opened.search(query, k, max_distance=max_distance)
+    found: list[dict[str, Any]] = []
+    for row, path in enumerate(images):
+        one = hits[row]
+        paths = [None] * one.ids.size if one.paths is None else one.paths[0].tolist()
+        columns = zip(one.distances[0].tolist(), one.ids[0].tolist(), paths, strict=True)
+        found.append({"query": str(path), "hits": [{"distance": d, "id": i, "path": where} for d, i, where in columns]})
     if as_json:
         print_json(found)
         return

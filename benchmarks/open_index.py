@@ -1,0 +1,50 @@
+"""Time `Index.open` of 10 million codes and its peak of memory; writes results/open-index.json.
+
+python benchmarks/open_index.py
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hashzoo.codes import Codes
+from hashzoo.search import store
+from hashzoo.search.bench import machine
+
+OPEN = """
+import resource, sys, time
+from hashzoo.search import Index, cpu
+import pyarrow.parquet, psutil, numpy as np
+cpu.put(cpu.empty(1, 8), np.arange(1), np.zeros((1, 8), dtype=np.uint8))  # loads compiled code
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, start = peak(), time.perf_counter()
+index = Index.open(sys.argv[1])
+print(len(index), time.perf_counter() - start, peak() - before)
+"""
+
+
+def main() -> None:
+    """Write an index of 8 parts, open it five times in processes of their own."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(8):
+            store.append(folder, Codes(rng.integers(256, size=(1_250_000, 8), dtype=np.uint8), 64, "demo"))
+        runs = []
+        for _ in range(5):
+            done = subprocess.run([sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True)
+            runs.append([float(figure) for figure in done.stdout.split()])
+    result = {
+        "machine": machine("cpu"), "codes": int(runs[0][0]), "bits": 64, "parts": 8,
+        "seconds": sorted(round(run[1], 2) for run in runs),
+        "peak_above_start_MiB": sorted(round(run[2]) for run in runs),
+    }  # fmt: skip
+    print(result)
+    (Path(__file__).parent / "results" / "open-index.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
