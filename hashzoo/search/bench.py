@@ -198,14 +198,14 @@ def limits(device: str) -> dict[str, float]:
 def _compare_limit(bits: int) -> float:
     from hashzoo.search import cpu
 
-    case = Case(bits, max(1, cpu.CACHE_BYTES // (bits // 8 * cpu.BLOCK)) * cpu.BLOCK, 1, 1)
-    held, query = cpu.hold(_codes(case, case.size, 1)), _codes(case, 1, 2)
-    turns, best = 20_000, float("inf")
+    case = Case(bits, cpu.BLOCK, cpu.TILE, 1)
+    held, queries = cpu.hold(_codes(case, case.size, 1)), _codes(case, case.queries, 2)
+    best = 0.0
     for turn in range(1 + 3 * ROUNDS):  # the first one compiles
         start = time.perf_counter()
-        cpu.compare_only(held, query, turns if turn else 1)
-        best = min(best, time.perf_counter() - start) if turn else best
-    return turns * case.size / best / 1e9
+        pairs = cpu.compare_only(held, queries, 5_000 if turn else 1)
+        best = max(best, pairs / (time.perf_counter() - start) / 1e9 if turn else 0)
+    return best
 
 
 def _share(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:

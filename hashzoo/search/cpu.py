@@ -1,13 +1,22 @@
 """Exact Hamming search on the CPU, compiled by numba for the processor it runs on and cached on disk.
 
-Codes are held in blocks of 256 rows, byte by byte: all first bytes, then all second bytes (`Codes256.planes`). One
-vector instruction then handles a byte of 64 codes: xor with the query's byte, count the bits, add. No code is padded
-beyond whole bytes, the distances of 64 rows come out as 64 bytes in row order, and one comparison with the greatest
-distance still of interest says which rows are hits. These vectors are written as LLVM IR (`_near`), which becomes
-AVX-512 (vpopcntb), AVX2 or NEON (cnt) as the machine has it; all the rest is plain numba.
+Codes are held bit by bit, in blocks of as many rows as a vector has bits (512 with AVX-512, else 256): all first bits
+of a block, then all second bits (`Held.planes`). Distances are added up in that form too: a vector of ones, a vector of
+twos, a vector of fours and so on, which is bit slicing. A full adder makes of three vectors of one worth their sum and
+their carry, so with each there is one vector less to add, and 64 bits take 64 of them: for 512 codes, 128 instructions
+with AVX-512. To count the bits of each byte takes 1.5 times as many there, and 4 times as many with AVX2.
+
+Adding starts from a number so chosen that it overflows where a code is farther than the greatest distance still of
+interest. Rows that do not overflow are hits, and only hits are looked at one by one.
+
+Many queries share the first third of the adders (`_tabulate`): three bits can differ from three others in eight ways,
+so sums and carries for all eight are made once for a block, and every query looks its own up.
 
 Rows are visited in ascending order, so a row at the distance of the k-th best so far cannot enter: an earlier row has
 the place. That makes (distance, row) order exact at no cost.
+
+The adders are written as LLVM IR, which becomes AVX-512, AVX2 or NEON as the machine has it; the rest is plain numba.
+All of it is in one file, since numba keeps compiled code for as long as the file of a kernel stays the same.
 """
 
 from __future__ import annotations
@@ -15,10 +24,11 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -26,9 +36,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-BLOCK = 256  # rows of a block: 4 vectors of 64 bytes, so that a query's byte is loaded once for 4 operations
-CACHE_BYTES = 12 << 10  # codes that all queries of a tile visit before the next ones: they stay in the L1 cache
-TILE = 64  # queries that go through the codes together
+AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
+BLOCK = 512 if AVX512 else 256  # rows of a block: the bits of a vector
+TILE = 256  # queries that share a block's table
+FEW = 4  # queries from which on it is worth while
 TILE_KEYS = 1 << 23  # candidates of a tile at most, 64 MiB
 SMALL = 4 << 20  # bytes of codes compared (queries x codes) below which a thread costs more than it brings
 SAMPLE = 16  # one block in so many tells how near the k nearest will be
@@ -39,59 +50,57 @@ TopK = tuple[NDArray[np.uint16], NDArray[np.int64]]
 Ragged = tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]
 
 
-class Codes256(NamedTuple):
-    """N codes of P bytes in blocks of 256.
+class Held(NamedTuple):
+    """N codes of P bytes, bit by bit, in blocks of `BLOCK` rows.
 
     Attributes:
-        planes: uint8 (ceil(N/256), P, 256), starting at a multiple of 64 bytes; byte p of row 256 b + r is [b, p, r].
-        live: uint64 (ceil(N/256), 4), bit r of word w set for row 64 w + r of the block: rows that a search may return.
+        planes: uint64 (blocks, B, BLOCK/64), starting at a multiple of 64 bytes, where B is 8 P or the next multiple
+            of 16; bit r of word w of [b, j] is bit j of row b * BLOCK + 64 w + r.
+        live: uint64 (blocks, BLOCK/64), the same bit set for rows that a search may return.
         size: N.
     """
 
-    planes: NDArray[np.uint8]
+    planes: NDArray[np.uint64]
     live: NDArray[np.uint64]
     size: int
 
 
-def empty(size: int, width: int) -> Codes256:
+def empty(size: int, width: int) -> Held:
     """Make room for `size` codes of `width` bytes, to be filled by `put`."""
-    blocks = -(-size // BLOCK)
-    raw = np.empty(blocks * width * BLOCK + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64  # a vector that straddles two cache lines costs a third of the speed
-    planes = raw[start : start + blocks * width * BLOCK].reshape(blocks, width, BLOCK)
-    planes[-1:] = 0
-    return Codes256(planes, _words_of_bits(np.ones(size, dtype=bool)), size)
+    blocks, bits = -(-size // BLOCK), -(-width // 2) * 16
+    raw = np.zeros(blocks * bits * BLOCK // 64 + 8, dtype=np.uint64)
+    start = -raw.ctypes.data % 64 // 8  # a vector that straddles two cache lines costs a third of the speed
+    planes = raw[start : start + blocks * bits * BLOCK // 64].reshape(blocks, bits, BLOCK // 64)
+    return Held(planes, _words_of_bits(np.ones(size, dtype=bool)), size)
 
 
-def put(codes: Codes256, rows: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
-    """Write packed codes uint8 (n, P) to rows int64 (n,)."""
-    _put(codes.planes, rows, np.require(packed, requirements=["C", "W"]))
+def put(codes: Held, start: int, packed: NDArray[np.uint8]) -> None:
+    """Write packed codes uint8 (n, P) to the rows from `start` on, which were not written before."""
+    _put(codes.planes.view(np.uint8), start, np.require(packed, requirements=["C", "W"]))
 
 
-def get(codes: Codes256, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Read rows int64 (n,) back as packed codes uint8 (n, P).
+def packed(codes: Held, width: int) -> NDArray[np.uint8]:
+    """Copy held codes back: uint8 (N, width), where width is the P they were held with.
 
-    >>> held = hold(np.array([[1, 2], [3, 4]], dtype=np.uint8))
-    >>> get(held, np.array([1]))
-    array([[3, 4]], dtype=uint8)
+    >>> packed(hold(np.array([[1, 2], [3, 4]], dtype=np.uint8)), width=2)
+    array([[1, 2],
+           [3, 4]], dtype=uint8)
     """
-    packed = np.empty((len(rows), codes.planes.shape[1]), dtype=np.uint8)
-    _get(codes.planes, rows, packed)
-    return packed
+    result = np.empty((codes.size, width), dtype=np.uint8)
+    _get(codes.planes.view(np.uint8), result)
+    return result
 
 
-def hold(packed: NDArray[np.uint8]) -> Codes256:
-    """Copy packed codes uint8 (N, P) into blocks."""
+def hold(packed: NDArray[np.uint8]) -> Held:
+    """Copy packed codes uint8 (N, P) into planes."""
     codes = empty(*packed.shape)
-    for start in range(0, len(packed), 1 << 16):  # row numbers of all codes would take more than the codes
-        some = packed[start : start + (1 << 16)]
-        put(codes, np.arange(start, start + len(some)), some)
+    put(codes, 0, packed)
     return codes
 
 
 def top_k(
     queries: NDArray[np.uint8],
-    codes: Codes256,
+    codes: Held,
     k: int,
     keep: NDArray[np.bool_] | None = None,
     threads: int | None = None,
@@ -119,14 +128,13 @@ def top_k(
     queries = np.array(queries, dtype=np.uint8, order="C")
     if not k or not len(queries):
         return np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
-    splits = _split(len(queries), codes, threads)
-    distances = np.full((len(splits.blocks), len(queries), k), FAR, dtype=np.uint16)
-    rows = np.zeros(distances.shape, dtype=np.int64)
-    width = codes.planes.shape[1]
+    splits, bounds = _split(len(queries), codes, threads), _bounds(_columns(codes.planes.shape[1]))
+    distances = np.empty((len(splits.blocks), len(queries), k), dtype=np.uint16)
+    rows = np.empty(distances.shape, dtype=np.int64)
 
     def search(part: int, blocks: slice, here: slice) -> None:
         _top_k(
-            codes.planes, live, blocks.start, blocks.stop, queries[here], _scratch(width),
+            codes.planes, live, blocks.start, blocks.stop, queries[here], bounds,
             distances[part, here], rows[part, here],
         )  # fmt: skip
 
@@ -141,7 +149,7 @@ def top_k(
 
 def within(
     queries: NDArray[np.uint8],
-    codes: Codes256,
+    codes: Held,
     radius: int,
     keep: NDArray[np.bool_] | None = None,
     check: Callable[[int], None] = lambda hits: None,
@@ -164,15 +172,14 @@ def within(
     >>> offsets.tolist(), distances.tolist(), rows.tolist()
     ([0, 3, 3], [0, 1, 1], [2, 1, 3])
     """
-    live, width = _live(codes, keep), codes.planes.shape[1]
-    radius = min(radius, 8 * width)
+    live, radius = _live(codes, keep), min(radius, codes.planes.shape[1])
     queries = np.array(queries, dtype=np.uint8, order="C")
-    splits = _split(len(queries), codes, None)
+    splits, bounds = _split(len(queries), codes, None), _bounds(_columns(codes.planes.shape[1]))
     counts = np.zeros((len(queries), radius + 1, len(splits.blocks)), dtype=np.int64)
 
     def visit(part: int, blocks: slice, here: slice) -> None:  # counts first, then writes at the places
         _within(
-            codes.planes, live, blocks.start, blocks.stop, queries[here], _scratch(width),
+            codes.planes, live, blocks.start, blocks.stop, queries[here], bounds,
             places[here, :, part], distances, rows,
         )  # fmt: skip
 
@@ -190,7 +197,7 @@ def within(
 
 
 def histograms(
-    queries: NDArray[np.uint8], codes: Codes256, relevant: NDArray[np.bool_], which: NDArray[np.int64]
+    queries: NDArray[np.uint8], codes: Held, relevant: NDArray[np.bool_], which: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Count, for each query, the rows at each distance and the relevant ones among them.
 
@@ -207,30 +214,34 @@ def histograms(
     >>> histograms(np.array([[1]], dtype=np.uint8), held, np.array([[True, False, True]]), np.array([0])).tolist()
     [[[1, 1, 1, 0, 0, 0, 0, 0, 0]], [[1, 0, 1, 0, 0, 0, 0, 0, 0]]]
     """
-    width = codes.planes.shape[1]
     queries = np.array(queries, dtype=np.uint8, order="C")
     words = np.stack([_words_of_bits(rows) for rows in relevant])
-    splits = _split(len(queries), codes, None)
-    counts = np.zeros((len(splits.blocks), 2, len(queries), 8 * width + 1), dtype=np.int64)
+    splits, bounds = _split(len(queries), codes, None), _bounds(_columns(codes.planes.shape[1]))
+    counts = np.zeros((len(splits.blocks), 2, len(queries), 8 * queries.shape[1] + 1), dtype=np.int64)
 
     def count(part: int, blocks: slice, here: slice) -> None:
         _histograms(
-            codes.planes, codes.live, blocks.start, blocks.stop, queries[here], words, which[here], _scratch(width),
-            counts[part, :, here],
+            codes.planes, codes.live, blocks.start, blocks.stop, queries[here], words, which[here], bounds,
+            np.empty(BLOCK, dtype=np.uint8 if codes.planes.shape[1] <= _SHORT else np.uint16), counts[part, :, here],
         )  # fmt: skip
 
     _run(count, splits)
     return counts.sum(axis=0)
 
 
-def compare_only(codes: Codes256, query: NDArray[np.uint8], turns: int) -> int:
-    """Compare a query uint8 (1, P) with all codes `turns` times on one core: the limit of a search in the cache."""
-    return _compare_only(codes.planes, np.array(query), turns, _scratch(codes.planes.shape[1]))
+def compare_only(codes: Held, queries: NDArray[np.uint8], turns: int) -> int:
+    """Compare queries uint8 (Q, P), at most `TILE`, with the first block `turns` times: the limit of a search.
+
+    Returns:
+        How many pairs were compared.
+    """
+    _compare_only(codes.planes, np.array(queries), turns, _bounds(_columns(codes.planes.shape[1])))
+    return turns * len(queries) * BLOCK
 
 
-def read_only(codes: Codes256) -> int:
+def read_only(codes: Held) -> int:
     """Add up the codes on all cores: the limit of a search that memory feeds."""
-    words = codes.planes.reshape(-1).view(np.uint64)
+    words = codes.planes.reshape(-1)
     splits = _split(1, codes, None)
     sums = [0] * len(splits.blocks)
 
@@ -250,7 +261,7 @@ class _Splits(NamedTuple):
     threads: int
 
 
-def _split(queries: int, codes: Codes256, threads: int | None) -> _Splits:
+def _split(queries: int, codes: Held, threads: int | None) -> _Splits:
     """Share the work: by queries where there are enough of them, else by rows."""
     blocks = len(codes.planes)
     threads = threads or _cores()
@@ -284,109 +295,276 @@ def _run(work: Callable[[int, slice, slice], None], splits: _Splits) -> None:
             done.result()
 
 
-def _live(codes: Codes256, keep: NDArray[np.bool_] | None) -> NDArray[np.uint64]:
+def _live(codes: Held, keep: NDArray[np.bool_] | None) -> NDArray[np.uint64]:
     return codes.live if keep is None else _words_of_bits(keep)
 
 
 def _words_of_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Pack bool (N,) into uint64 (ceil(N/256), 4), zeros behind."""
-    words = np.zeros((-(-len(bits) // BLOCK), 4), dtype="<u8")
+    """Pack bool (N,) into uint64 (blocks, BLOCK/64), zeros behind."""
+    words = np.zeros((-(-len(bits) // BLOCK), BLOCK // 64), dtype="<u8")
     octets = np.packbits(bits, bitorder="little")
     words.view(np.uint8).ravel()[: len(octets)] = octets
     return words.astype(np.uint64, copy=False)
 
 
-def _scratch(width: int) -> NDArray[Any]:
-    """Make room for a block's distances; its dtype says whether they fit in a byte."""
-    return np.empty(BLOCK, dtype=np.uint8 if 8 * width <= 255 else np.uint16)
+@functools.cache
+def _bounds(columns: int) -> NDArray[np.uint64]:
+    """Tabulate for each distance, and each column, a word of its bit in 2^columns - 1 - distance."""
+    starts = (1 << columns) - 1 - np.arange(1 << columns)
+    return np.where(starts[:, None] >> np.arange(columns) & 1, ~np.uint64(0), np.uint64(0))
 
 
 # ---- the kernels -----------------------------------------------------------------------------------------------------
 
+_kernel = njit(nogil=True, cache=True)
+
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_LANES = 64
-_VECTORS = BLOCK // _LANES
-_BYTES = ir.VectorType(_I8, _LANES)
-_CHUNK = 16  # bytes whose distances are summed in 8 bits (at most 128) before they are widened to 16
+_WORDS = BLOCK // 64
+_VECTOR = ir.VectorType(_I64, _WORDS)
+_BYTES = BLOCK // 8  # of a vector
+_CHUNKS = (64, 16)  # a code is chunks of 64 bits, then chunks of 16; both are threes of bits and one more
+_GROUP = 10 * _BYTES  # of a table: three bits' ones for either parity, and their twos for each of eight ways to differ
+_SHORT, _FEW_COLUMNS, _MANY_COLUMNS = 64, 7, 11  # numbers below 2^7 serve codes of up to 64 bits; below 2^11, of 1024
 
 
-def _splat(builder: ir.IRBuilder, value: Any) -> Any:
-    """Repeat a number in all lanes."""
-    vector = ir.VectorType(value.type, _LANES)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
-    return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, _LANES), None)
-    )
+@_kernel
+def _columns(bits):
+    """Count the vectors that hold the sums of distances and bounds."""
+    return _FEW_COLUMNS if bits <= _SHORT else _MANY_COLUMNS
 
 
-def _sum_bytes(builder: ir.IRBuilder, planes: Any, query: Any, start: Any, stop: Any) -> list[Any]:
-    """Emit the distances in bytes `start` to `stop` of a block's codes: 4 vectors of 64 x i8."""
-    count_bits = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_BYTES, [_BYTES]), f"llvm.ctpop.v{_LANES}i8"
-    )
-    zero = ir.Constant(_BYTES, None)
-    sums = [cgutils.alloca_once_value(builder, zero) for _ in range(_VECTORS)]
-    for total in sums:
-        builder.store(zero, total)
-    with cgutils.for_range_slice(builder, start, stop, _I64(1)) as (plane, _):
-        byte = _splat(builder, builder.load(builder.gep(query, [plane])))
-        for number, total in enumerate(sums):
-            place = builder.add(builder.mul(plane, _I64(BLOCK)), _I64(number * _LANES))
-            codes = builder.load(builder.bitcast(builder.gep(planes, [place]), _BYTES.as_pointer()), align=1)
-            different = builder.call(count_bits, [builder.xor(codes, byte)])
-            builder.store(builder.add(builder.load(total), different), total)
-    return [builder.load(total) for total in sums]
+@_kernel
+def _table_bytes(bits):
+    """Size the table of a block: in each chunk a group for every three bits, and for the last bit two ones."""
+    return bits // 64 * (21 * _GROUP + 2 * _BYTES) + bits % 64 // 16 * (5 * _GROUP + 2 * _BYTES)
 
 
-def _distances(builder: ir.IRBuilder, planes: Any, query: Any, width: Any, lane: ir.IntType) -> list[Any]:
-    """Emit the distances of a block's codes of `width` bytes: 4 vectors of 64 x `lane` (i8, or i16 for long codes)."""
-    if lane == _I8:
-        return _sum_bytes(builder, planes, query, _I64(0), width)
-    wide = ir.VectorType(lane, _LANES)
-    zero = ir.Constant(wide, None)
-    sums = [cgutils.alloca_once_value(builder, zero) for _ in range(_VECTORS)]
-    for total in sums:
-        builder.store(zero, total)
-    with cgutils.for_range_slice(builder, _I64(0), width, _I64(_CHUNK)) as (start, _):
-        stop = builder.add(start, _I64(_CHUNK))
-        stop = builder.select(builder.icmp_signed("<", stop, width), stop, width)
-        for total, part in zip(sums, _sum_bytes(builder, planes, query, start, stop), strict=True):
-            builder.store(builder.add(builder.load(total), builder.zext(part, wide)), total)
-    return [builder.load(total) for total in sums]
+@_kernel
+def _way_bytes(bits):
+    """Size a query that is looked up in a table: in each chunk two places for every three bits, and one for the last."""
+    return bits // 64 * 43 + bits % 64 // 16 * 11
+
+
+def _splat(builder: ir.IRBuilder, word: Any) -> Any:
+    """Repeat a word in the whole vector."""
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    one = builder.insert_element(undefined, word, _I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, _WORDS), None))
+
+
+def _at(builder: ir.IRBuilder, base: Any, offset: Any) -> Any:
+    """Point to the vector `offset` bytes behind `base`."""
+    return builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
+
+
+def _full_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+    """Add three bits: their sum x ^ y ^ z and their carry, which is set where two of them are."""
+    if AVX512:  # LLVM finds these single instructions only in part
+        logic = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3 + [_I32]), "llvm.x86.avx512.pternlog.q.512"
+        )
+        return builder.call(logic, [x, y, z, _I32(0x96)]), builder.call(logic, [x, y, z, _I32(0xE8)])
+    differ = builder.xor(x, y)
+    return builder.xor(differ, z), builder.or_(builder.and_(differ, z), builder.and_(x, y))
+
+
+def _add_up(builder: ir.IRBuilder, sums: list[Any], addends: Iterator[tuple[int, Any]]) -> Any:
+    """Add vectors of (column, bits worth 2^column) to `sums`, one for each column; return where they overflow.
+
+    A bit waits for another of its column, and the two are added to the sum at once: few of them are alive at a time.
+    """
+    waiting: dict[int, Any] = {}
+    overflow = ir.Constant(_VECTOR, None)
+
+    def add(column: int, bits: Any) -> None:
+        nonlocal overflow
+        if column == len(sums):
+            overflow = builder.or_(overflow, bits)
+        elif column in waiting:
+            sums[column], carry = _full_add(builder, waiting.pop(column), bits, sums[column])
+            add(column + 1, carry)
+        else:
+            waiting[column] = bits
+
+    for column, bits in addends:
+        add(column, bits)
+    for column in range(len(sums)):
+        if column in waiting:
+            bits = waiting.pop(column)
+            carry = builder.and_(bits, sums[column])
+            sums[column] = builder.xor(bits, sums[column])
+            add(column + 1, carry)
+    return overflow
+
+
+def _look_up(builder: ir.IRBuilder, table: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
+    """Emit the distances of a chunk's groups, ones and twos, from a table and a query's ways."""
+    for number in range(_way_bytes.py_func(chunk)):
+        group, column = divmod(number, 2)
+        way = builder.zext(builder.load(builder.gep(query, [_I64(number)])), _I64)
+        place = builder.add(builder.mul(way, _I64(8)), _I64(group * _GROUP))
+        yield column, builder.load(_at(builder, table, place), align=8)
+
+
+def _subtract(builder: ir.IRBuilder, planes: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
+    """Emit the same from a block's planes and a query's masks."""
+    masks = builder.bitcast(query, _I64.as_pointer())
+
+    def differ(bit: int) -> Any:
+        mask = _splat(builder, builder.load(builder.gep(masks, [_I64(bit)])))
+        return builder.xor(builder.load(_at(builder, planes, _I64(bit * _BYTES)), align=8), mask)
+
+    for bit in range(0, chunk - 1, 3):
+        yield from enumerate(_full_add(builder, *map(differ, range(bit, bit + 3))))
+    yield 0, differ(chunk - 1)
+
+
+def _each_chunk(
+    builder: ir.IRBuilder, bits: Any, places: list[Any], sizes: tuple[Callable[[int], int], ...]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Emit loops over a code's chunks; yield how many bits it has, and `places` moved on to it by `sizes`."""
+    for chunk in _CHUNKS:
+        steps = [_I64(size(chunk)) for size in sizes]
+        count, bits = builder.udiv(bits, _I64(chunk)), builder.urem(bits, _I64(chunk))
+        with cgutils.for_range(builder, count) as loop:
+            yield (
+                chunk,
+                [
+                    builder.gep(place, [builder.mul(loop.index, step)])
+                    for place, step in zip(places, steps, strict=True)
+                ],
+            )
+        places = [builder.gep(place, [builder.mul(count, step)]) for place, step in zip(places, steps, strict=True)]
+
+
+def _compare(builder: ir.IRBuilder, tabled: bool, columns: int, arguments: list[Any]) -> Any:
+    """Emit the body of `_near` and `_near_tabled` for sums of so many columns."""
+    codes, query, bits, bounds, accept, sums, hits = arguments
+    bounds = builder.gep(bounds, [builder.mul(accept, _I64(columns))])
+    totals = [cgutils.alloca_once(builder, _VECTOR) for _ in range(columns)]
+    for column, total in enumerate(totals):
+        builder.store(_splat(builder, builder.load(builder.gep(bounds, [_I64(column)]))), total)
+    overflow = cgutils.alloca_once(builder, _VECTOR)
+    builder.store(ir.Constant(_VECTOR, None), overflow)
+    sizes = (_table_bytes.py_func, _way_bytes.py_func) if tabled else (_plane_bytes, _mask_bytes)
+    differences = _look_up if tabled else _subtract
+    for chunk, (code, against) in _each_chunk(builder, bits, [codes, query], sizes):
+        now = [builder.load(total) for total in totals]
+        over = _add_up(builder, now, differences(builder, code, against, chunk))
+        builder.store(builder.or_(builder.load(overflow), over), overflow)
+        for total, value in zip(totals, now, strict=True):
+            builder.store(value, total)
+    near = builder.not_(builder.load(overflow))
+    whole = ir.IntType(BLOCK)
+    some = builder.icmp_unsigned("!=", builder.bitcast(near, whole), whole(0))
+    with builder.if_then(some, likely=False):
+        vectors = [near, *(builder.load(total) for total in totals)]
+        places = [hits, *(builder.gep(sums, [_I64(column * _WORDS)]) for column in range(columns))]
+        for vector, place in zip(vectors, places, strict=True):
+            builder.store(vector, builder.bitcast(place, _VECTOR.as_pointer()), align=8)
+    return some
+
+
+def _plane_bytes(chunk: int) -> int:
+    return chunk * _BYTES
+
+
+def _mask_bytes(chunk: int) -> int:
+    return chunk * 8
+
+
+def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, offset: Any = None) -> Any:
+    """Point to an array's first item, or to the bytes from `offset` on."""
+    data = context.make_array(kind)(context, builder, array).data
+    return data if offset is None else builder.gep(builder.bitcast(data, _I8.as_pointer()), [offset])
+
+
+def _comparison(tabled: bool, codes: Any, queries: Any, bounds: Any, sums: Any, hits: Any) -> Any:
+    """Make what `_near` and `_near_tabled` return, from the types of their arrays."""
+    signature = types.boolean(codes, types.intp, queries, types.intp, types.intp, bounds, types.intp, sums, hits)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        bits, accept = args[4], args[6]
+        arguments = [
+            _data(context, builder, codes, args[0], args[1]), _data(context, builder, queries, args[2], args[3]), bits,
+            _data(context, builder, bounds, args[5]), accept,
+            _data(context, builder, sums, args[7]), _data(context, builder, hits, args[8]),
+        ]  # fmt: skip
+        some = cgutils.alloca_once(builder, ir.IntType(1))
+        with builder.if_else(builder.icmp_unsigned("<=", bits, _I64(_SHORT))) as (then, otherwise):
+            with then:
+                builder.store(_compare(builder, tabled, _FEW_COLUMNS, arguments), some)
+            with otherwise:
+                builder.store(_compare(builder, tabled, _MANY_COLUMNS, arguments), some)
+        return builder.load(some)
+
+    return signature, codegen
 
 
 @intrinsic
-def _near(typingctx: Any, planes: Any, query: Any, width: Any, accept: Any, distances: Any, hits: Any) -> Any:
-    """Compare a block's 256 codes with a query and say whether any is within distance `accept`.
+def _near(
+    typingctx: Any, planes: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, accept: Any, sums: Any,
+    hits: Any,
+) -> Any:  # fmt: skip
+    """Compare a block's codes with a query and say whether any is within distance `accept`.
 
     Args:
         typingctx: numba's.
-        planes: address of the block, `width` x 256 bytes.
-        query: address of the query, `width` bytes.
-        width: P, bytes of a code.
+        planes: those of `Held`.
+        block: where the block's begin, in bytes.
+        queries: masks, as `_lay_out` has them.
+        query: where the query's begin, in bytes.
+        bits: of a code, a multiple of 16.
+        bounds: those of `_bounds`.
         accept: greatest distance of interest, at least 0.
-        distances: uint8 (256,), or uint16 where 8 P is over 255; written only if there is a hit.
-        hits: uint64 (4,), bit r of word w set if row 64 w + r is within `accept`; written only if there is a hit.
+        sums: uint64 (columns, BLOCK/64), for the sums of bounds and distances; written only if there is a hit.
+        hits: uint64 (BLOCK/64,), for the rows within `accept`; written only if there is one.
     """
-    lane = _I8 if distances.dtype == types.uint8 else _I16
-    signature = types.boolean(*[types.intp] * 4, distances, hits)
+    return _comparison(False, planes, queries, bounds, sums, hits)
+
+
+@intrinsic
+def _near_tabled(
+    typingctx: Any, table: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, accept: Any, sums: Any,
+    hits: Any,
+) -> Any:  # fmt: skip
+    """Do as `_near`, with the table that `_tabulate` made of a block and with ways for queries."""
+    return _comparison(True, table, queries, bounds, sums, hits)
+
+
+@intrinsic
+def _tabulate(typingctx: Any, planes: Any, block: Any, bits: Any, table: Any) -> Any:
+    """Write into `table`, for each group of a block's bits and each way it can differ, ones and twos."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        block, code = (builder.inttoptr(address, _I8.as_pointer()) for address in args[:2])
-        limit = _splat(builder, builder.trunc(args[3], lane))
-        vectors = _distances(builder, block, code, args[2], lane)
-        words = [builder.bitcast(builder.icmp_unsigned("<=", vector, limit), _I64) for vector in vectors]
-        some = builder.icmp_unsigned("!=", functools.reduce(builder.or_, words), _I64(0))
-        with builder.if_then(some, likely=False):
-            to_distances = context.make_array(distances)(context, builder, args[4]).data
-            to_hits = context.make_array(hits)(context, builder, args[5]).data
-            to_vectors = builder.bitcast(to_distances, vectors[0].type.as_pointer())
-            for number in range(_VECTORS):
-                builder.store(vectors[number], builder.gep(to_vectors, [_I64(number)]), align=1)
-                builder.store(words[number], builder.gep(to_hits, [_I64(number)]))
-        return some
+        places = [_data(context, builder, planes, *args[:2]), _data(context, builder, table, args[3], _I64(0))]
+        ones = ir.Constant(_VECTOR, [-1] * _WORDS)
 
-    return signature, codegen
+        def put(vector: Any, target: Any, place: int) -> None:
+            builder.store(vector, _at(builder, target, _I64(place * _BYTES)), align=8)
+
+        def get(source: Any, bit: int) -> tuple[Any, Any]:
+            vector = builder.load(_at(builder, source, _I64(bit * _BYTES)), align=8)
+            return vector, builder.xor(vector, ones)
+
+        sizes = (_plane_bytes, _table_bytes.py_func)
+        for chunk, (source, target) in _each_chunk(builder, args[2], places, sizes):
+            threes = chunk // 3
+            with cgutils.for_range(builder, _I64(threes)) as loop:
+                code = builder.gep(source, [builder.mul(loop.index, _I64(3 * _BYTES))])
+                group = builder.gep(target, [builder.mul(loop.index, _I64(_GROUP))])
+                bits = [get(code, bit) for bit in range(3)]
+                for way, differ in enumerate(itertools.product(*reversed(bits))):
+                    ones_of, twos_of = _full_add(builder, *differ)
+                    if way < 2:
+                        put(ones_of, group, way)
+                    put(twos_of, group, 2 + way)
+            last = builder.gep(target, [_I64(threes * _GROUP)])
+            for place, vector in enumerate(get(source, 3 * threes)):
+                put(vector, last, place)
+        return context.get_dummy_value()
+
+    return types.none(planes, types.intp, types.intp, table), codegen
 
 
 @intrinsic
@@ -399,91 +577,194 @@ def _lowest_bit(typingctx: Any, word: Any) -> Any:
     return types.intp(types.uint64), codegen
 
 
-_kernel = njit(nogil=True, cache=True)
+@intrinsic
+def _prefetch(typingctx: Any, planes: Any, place: Any) -> Any:
+    """Ask memory for the cache line at byte `place`, which may lie behind the end."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [_data(context, builder, planes, *args), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.none(planes, types.intp), codegen
+
+
+@intrinsic
+def _spread(typingctx: Any, sums: Any, distances: Any) -> Any:
+    """Write uint8 or uint16 (BLOCK,) distances, of short or long codes, from sums that began with 0."""
+    lane = _I8 if distances.dtype == types.uint8 else _I16
+    columns = _FEW_COLUMNS if lane == _I8 else _MANY_COLUMNS
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        words = _data(context, builder, sums, args[0])
+        lanes, mask = ir.VectorType(lane, 64), ir.VectorType(ir.IntType(1), 64)
+        out = builder.bitcast(_data(context, builder, distances, args[1]), lanes.as_pointer())
+        for word in range(_WORDS):
+            total = zero = ir.Constant(lanes, None)
+            for column in range(columns):
+                bits = builder.bitcast(builder.load(builder.gep(words, [_I64(column * _WORDS + word)])), mask)
+                total = builder.or_(total, builder.select(bits, ir.Constant(lanes, [1 << column] * 64), zero))
+            builder.store(total, builder.gep(out, [_I64(word)]), align=1)
+        return context.get_dummy_value()
+
+    return types.none(sums, distances), codegen
 
 
 @_kernel
-def _top_k(planes, live, start, stop, queries, distances, out_distances, out_rows):
+def _top_k(planes, live, start, stop, queries, bounds, out_distances, out_rows):
     """Fill uint16 and int64 (Q, k) with each query's nearest rows in blocks `start` to `stop`; too few leave the rest."""
     count, k = out_rows.shape
-    greatest = 8 * planes.shape[1]
+    greatest = planes.shape[1]
+    out_distances[:] = FAR
+    out_rows[:] = 0
     size = (stop - start) * BLOCK
     room = min(size, 3 * k + 1024)  # at most 2k candidates survive when the room is full
     tile = max(1, min(TILE, count, TILE_KEYS // max(room, 1)))
+    scratch = _scratch(greatest, tile)
     keys = np.empty((tile, room), dtype=np.int64)
     histogram = np.empty((tile, greatest + 1), dtype=np.int64)  # candidates at each distance
-    state = np.empty((tile, 3), dtype=np.int64)  # accept, candidates within it (always below k), candidates in all
+    accepts = np.empty(tile, dtype=np.int64)  # greatest distance of interest
+    counts = np.empty((tile, 2), dtype=np.int64)  # candidates within it (always below k), candidates in all
     # About k (1 + ln(N/k)) rows are among the k nearest when they are met. Where that is much, one block in SAMPLE says
     # first how far the k-th will be at most, by a rank that its share of the k nearest is hardly ever below.
     rank = np.int64(k / SAMPLE + 3 * np.sqrt(k / SAMPLE) + 2)
     sampled = k * np.log(max(size / k, 1.0)) > 2 * rank * SAMPLE
     for top in range(0, count, tile):
         here = min(tile, count - top)
-        state[:, 0] = greatest
+        accepts[:] = greatest
         if sampled:
-            state[:, 1:] = 0
+            counts[:] = 0
             histogram[:] = 0
             _visit(
-                planes, live, start, stop, SAMPLE, queries[top : top + here], rank,
-                state, histogram, keys, distances,
+                planes, live, start, stop, np.int64(SAMPLE), queries[top : top + here], bounds, scratch, rank,
+                accepts, counts, histogram, keys,
             )  # fmt: skip
             for place in range(here):
-                state[place, 0] = min(state[place, 0] + 1, greatest)
-        bounds = state[:, 0].copy()
-        state[:, 1:] = 0
+                accepts[place] = min(accepts[place] + 1, greatest)
+        reach = accepts.copy()
+        counts[:] = 0
         histogram[:] = 0
-        _visit(planes, live, start, stop, 1, queries[top : top + here], k, state, histogram, keys, distances)
+        _visit(
+            planes, live, start, stop, np.int64(1), queries[top : top + here], bounds, scratch, k,
+            accepts, counts, histogram, keys,
+        )  # fmt: skip
         for place in range(here):
-            if state[place, 0] == bounds[place] < greatest:  # the sample misled: fewer than k rows are so near
-                state[place, 0] = greatest
-                state[place, 1:] = 0
+            if accepts[place] == reach[place] < greatest:  # the sample misled: fewer than k rows are so near
+                accepts[place] = greatest
+                counts[place] = 0
                 histogram[place] = 0
-                here_only = slice(place, place + 1)
+                only = slice(place, place + 1)
                 _visit(
-                    planes, live, start, stop, 1, queries[top + place : top + place + 1], k,
-                    state[here_only], histogram[here_only], keys[here_only], distances,
+                    planes, live, start, stop, np.int64(1), queries[top + place : top + place + 1], bounds, scratch, k,
+                    accepts[only], counts[only], histogram[only], keys[only],
                 )  # fmt: skip
-            _rank(k, state[place], histogram[place], keys[place], out_distances[top + place], out_rows[top + place])
+            _rank(
+                k, accepts[place], keys[place, : counts[place, 1]], histogram[place],
+                out_distances[top + place], out_rows[top + place],
+            )  # fmt: skip
 
 
 @_kernel
-def _visit(planes, live, start, stop, step, queries, k, state, histogram, keys, distances):
+def _scratch(bits, tile):
+    """Make room for a block's table, the queries of a tile as `_lay_out` writes them, and the sums and hits of `_near`."""
+    columns = _columns(bits)
+    raw = np.empty(_table_bytes(bits) + 64, dtype=np.uint8)
+    table = raw[-np.intp(raw.ctypes.data) % 64 :]
+    laid = np.empty(max(tile * _way_bytes(bits), min(tile, FEW) * bits * 8) // 8 + 1, dtype=np.uint64)
+    sums, hits = np.empty((columns, _WORDS), dtype=np.uint64), np.empty(_WORDS, dtype=np.uint64)
+    return table, laid, sums, hits
+
+
+@_kernel
+def _visit(planes, live, start, stop, step, queries, bounds, scratch, k, accepts, counts, histogram, keys):
     """Take every `step`-th block's hits into the queries' candidates.
 
     One function, since numba counts references to every array that it hands to another: atomic steps, a hit at a time.
     """
-    width = planes.shape[1]
-    hits = np.empty(4, dtype=np.uint64)
-    stride = step * max(1, CACHE_BYTES // (width * BLOCK))
-    for left in range(start, stop, stride):
-        right = min(left + stride, stop)
+    table, laid, sums, hits = scratch
+    bits = planes.shape[1]
+    columns = _columns(bits)
+    tabled = len(queries) >= FEW
+    stride = _lay_out(queries, bits, tabled, laid)
+    for block in range(start, stop, step):
+        codes = block * bits * _BYTES
+        if tabled:
+            _tabulate(planes, codes, bits, table)
+        ahead, lines = codes + step * bits * _BYTES, bits * _BYTES // 64
         for place in range(len(queries)):
-            query = queries.ctypes.data + place * width
-            accept, below, filled = state[place, 0], state[place, 1], state[place, 2]
-            for block in range(left, right, step):
-                if accept < 0:  # k rows at distance 0: no later row is nearer
-                    break
-                address = planes.ctypes.data + block * width * BLOCK
-                if not _near(address, query, width, accept, distances, hits):
-                    continue
-                for word in range(4):
-                    found = hits[word] & live[block, word]
-                    while found:
-                        lane = 64 * word + _lowest_bit(found)
-                        found &= found - np.uint64(1)
-                        distance = np.intp(distances[lane])
-                        if distance > accept:
-                            continue
-                        if filled == keys.shape[1]:
-                            filled = _drop_beyond(keys, place, accept + 1)
-                        keys[place, filled] = distance << ROW_BITS | block * BLOCK + lane
-                        filled += 1
-                        histogram[place, distance] += 1
-                        below += 1
-                        while below >= k:
-                            below -= histogram[place, accept]
-                            accept -= 1
-            state[place, 0], state[place, 1], state[place, 2] = accept, below, filled
+            if place < lines:  # of the next block, one with each query: memory is slow to start
+                _prefetch(planes, ahead + place * 64)
+            accept = accepts[place]
+            if accept < 0:  # k rows at distance 0: no later row is nearer
+                continue
+            if tabled:
+                some = _near_tabled(table, 0, laid, place * stride, bits, bounds, accept, sums, hits)
+            else:
+                some = _near(planes, codes, laid, place * stride, bits, bounds, accept, sums, hits)
+            if not some:
+                continue
+            least = (1 << columns) - 1 - accept  # what the sums began with
+            below, filled = counts[place, 0], counts[place, 1]
+            for word in range(_WORDS):
+                found = hits[word] & live[block, word]
+                while found:
+                    lane = _lowest_bit(found)
+                    found &= found - np.uint64(1)
+                    distance = -least
+                    for column in range(columns):
+                        distance += np.intp(sums[column, word] >> np.uint64(lane) & np.uint64(1)) << column
+                    if distance > accept:
+                        continue
+                    if filled == keys.shape[1]:
+                        filled = _drop_beyond(keys, place, accept + 1)
+                    keys[place, filled] = distance << ROW_BITS | block * BLOCK + 64 * word + lane
+                    filled += 1
+                    histogram[place, distance] += 1
+                    below += 1
+                    while below >= k:
+                        below -= histogram[place, accept]
+                        accept -= 1
+            accepts[place], counts[place, 0], counts[place, 1] = accept, below, filled
+
+
+@_kernel
+def _lay_out(queries, bits, tabled, out):
+    """Write queries one behind the other, as ways or masks, and return how many bytes each takes."""
+    if not tabled:  # for each bit a word of that bit
+        for place in range(len(queries)):
+            for bit in range(bits):
+                out[place * bits + bit] = np.uint64(0) - _bit(queries, place, bit)
+        return bits * 8
+    ways = out.view(np.uint8)
+    number = 0
+    for place in range(len(queries)):  # for each group where its ones and its twos are in a table, in 8 bytes
+        bit = 0
+        while bit < bits:
+            chunk = 64 if bits - bit >= 64 else 16
+            for first in range(bit, bit + chunk - 1, 3):
+                way = np.uint64(0)
+                for other in range(first, first + 3):
+                    way |= _bit(queries, place, other) << np.uint64(other - first)
+                odd = (way ^ way >> np.uint64(1) ^ way >> np.uint64(2)) & np.uint64(1)
+                ways[number], ways[number + 1] = (
+                    odd * np.uint64(_BYTES // 8),
+                    (way + np.uint64(2)) * np.uint64(_BYTES // 8),
+                )
+                number += 2
+            bit += chunk
+            ways[number] = _bit(queries, place, bit - 1) * np.uint64(_BYTES // 8)
+            number += 1
+    return _way_bytes(bits)
+
+
+@_kernel
+def _bit(queries, place, bit):
+    """Return a bit of a packed code; 0 behind it."""
+    byte = bit // 8
+    if byte >= queries.shape[1]:
+        return np.uint64(0)
+    return np.uint64(queries[place, byte]) >> np.uint64(7 - bit % 8) & np.uint64(1)
 
 
 @_kernel
@@ -498,15 +779,15 @@ def _drop_beyond(keys, place, distance):
 
 
 @_kernel
-def _rank(k, state, histogram, keys, out_distances, out_rows):
+def _rank(k, accept, keys, histogram, out_distances, out_rows):
     """Write the k nearest candidates by counting sort; they are in the order of rows."""
-    last = min(state[0] + 1, len(histogram) - 1)  # the distance of the k-th
+    last = min(accept + 1, len(histogram) - 1)  # the distance of the k-th
     place = 0
     for distance in range(last + 1):
         count = histogram[distance]
         histogram[distance] = place
         place += count
-    for key in keys[: state[2]]:
+    for key in keys:
         distance = key >> ROW_BITS
         if distance <= last:
             place = histogram[distance]
@@ -517,45 +798,58 @@ def _rank(k, state, histogram, keys, out_distances, out_rows):
 
 
 @_kernel
-def _within(planes, live, start, stop, queries, distances, places, out_distances, out_rows):
+def _within(planes, live, start, stop, queries, bounds, places, out_distances, out_rows):
     """Write the rows within a radius from their distance's place on, int64 (Q, radius + 1); without room, only count."""
-    width = planes.shape[1]
-    hits = np.empty(4, dtype=np.uint64)
-    stride = max(1, CACHE_BYTES // (width * BLOCK))
-    for left in range(start, stop, stride):
-        for number in range(len(queries)):
-            query = queries.ctypes.data + number * width
-            for block in range(left, min(left + stride, stop)):
-                address = planes.ctypes.data + block * width * BLOCK
-                if not _near(address, query, width, places.shape[1] - 1, distances, hits):
+    bits, radius = planes.shape[1], places.shape[1] - 1
+    columns = _columns(bits)
+    table, laid, sums, hits = _scratch(bits, min(TILE, len(queries)))
+    for top in range(0, len(queries), TILE):
+        here = min(TILE, len(queries) - top)
+        tabled = here >= FEW
+        stride = _lay_out(queries[top : top + here], bits, tabled, laid)
+        for block in range(start, stop):
+            codes = block * bits * _BYTES
+            if tabled:
+                _tabulate(planes, codes, bits, table)
+            for number in range(top, top + here):
+                query = (number - top) * stride
+                if tabled:
+                    some = _near_tabled(table, 0, laid, query, bits, bounds, radius, sums, hits)
+                else:
+                    some = _near(planes, codes, laid, query, bits, bounds, radius, sums, hits)
+                if not some:
                     continue
-                for word in range(4):
+                for word in range(_WORDS):
                     found = hits[word] & live[block, word]
                     while found:
-                        row = 64 * word + _lowest_bit(found)
+                        lane = _lowest_bit(found)
                         found &= found - np.uint64(1)
-                        distance = np.intp(distances[row])
+                        distance = radius + 1 - (1 << columns)
+                        for column in range(columns):
+                            distance += np.intp(sums[column, word] >> np.uint64(lane) & np.uint64(1)) << column
                         place = places[number, distance]
                         if len(out_rows):
                             out_distances[place] = distance
-                            out_rows[place] = block * BLOCK + row
+                            out_rows[place] = block * BLOCK + 64 * word + lane
                         places[number, distance] = place + 1
 
 
 @_kernel
-def _histograms(planes, live, start, stop, queries, relevant, which, distances, out):
+def _histograms(planes, live, start, stop, queries, relevant, which, bounds, distances, out):
     """Add to int64 (2, Q, 8 P + 1) the rows at each distance, and the relevant ones."""
-    width = planes.shape[1]
-    hits = np.empty(4, dtype=np.uint64)
+    bits = planes.shape[1]
+    _, laid, sums, hits = _scratch(bits, 1)
     # Neighbouring rows are often equally far: four counters in turn do not wait for one another's store.
-    counters = np.empty((4, 8 * width + 1), dtype=np.int64)
+    counters = np.empty((4, bits + 1), dtype=np.int64)
     full = ~np.uint64(0)
     for number in range(len(queries)):
-        query = queries.ctypes.data + number * width
+        _lay_out(queries[number : number + 1], bits, False, laid)
         counters[:] = 0
         for block in range(start, stop):
-            _near(planes.ctypes.data + block * width * BLOCK, query, width, 8 * width, distances, hits)
-            for word in range(4):
+            # Adding starts from 0, and nothing is beyond the greatest distance.
+            _near(planes, block * bits * _BYTES, laid, 0, bits, bounds, len(bounds) - 1, sums, hits)
+            _spread(sums, distances)
+            for word in range(_WORDS):
                 base = 64 * word
                 alive = live[block, word]
                 if alive == full:
@@ -571,18 +865,20 @@ def _histograms(planes, live, start, stop, queries, relevant, which, distances, 
                 while found:
                     out[1, number, distances[base + _lowest_bit(found)]] += 1
                     found &= found - np.uint64(1)
-        for distance in range(8 * width + 1):
+        for distance in range(out.shape[2]):
             out[0, number, distance] += counters[:, distance].sum()
 
 
 @_kernel
-def _compare_only(planes, query, turns, distances):
-    hits = np.empty(4, dtype=np.uint64)
+def _compare_only(planes, queries, turns, bounds):
+    bits = planes.shape[1]
+    table, laid, sums, hits = _scratch(bits, len(queries))
+    stride = _lay_out(queries, bits, True, laid)
+    _tabulate(planes, 0, bits, table)
     found = 0
     for _ in range(turns):
-        for block in range(len(planes)):
-            address = planes.ctypes.data + block * planes.shape[1] * BLOCK
-            found += _near(address, query.ctypes.data, planes.shape[1], 0, distances, hits)
+        for place in range(len(queries)):
+            found += _near_tabled(table, 0, laid, place * stride, bits, bounds, 0, sums, hits)
     return found
 
 
@@ -595,16 +891,39 @@ def _sum(words):
 
 
 @_kernel
-def _put(planes, rows, packed):
-    for place in range(len(rows)):
-        block, lane = rows[place] // BLOCK, rows[place] % BLOCK
-        for byte in range(packed.shape[1]):
-            planes[block, byte, lane] = packed[place, byte]
+def _put(planes, start, packed):
+    """Write codes to planes of zeros, uint8 (blocks, bits, BLOCK/8): eight rows' bytes at a time, else bit by bit."""
+    row, place = start, 0
+    while place < len(packed):
+        block, octet, lane = row // BLOCK, row % BLOCK // 8, row % 8
+        if lane == 0 and place + 8 <= len(packed):
+            for byte in range(packed.shape[1]):
+                eight = np.uint64(0)
+                for number in range(8):
+                    eight |= np.uint64(packed[place + number, byte]) << np.uint64(8 * number)
+                for bit in range(8):
+                    planes[block, 8 * byte + bit, octet] = _column(eight, np.uint64(7 - bit))
+            row, place = row + 8, place + 8
+        else:
+            for bit in range(8 * packed.shape[1]):
+                planes[block, bit, octet] |= np.uint8(_bit(packed, place, bit) << np.uint64(lane))
+            row, place = row + 1, place + 1
 
 
 @_kernel
-def _get(planes, rows, packed):
-    for place in range(len(rows)):
-        block, lane = rows[place] // BLOCK, rows[place] % BLOCK
+def _get(planes, packed):
+    """Read codes back."""
+    for octet in range((len(packed) + 7) // 8):
+        block, place = octet // _BYTES, octet % _BYTES
         for byte in range(packed.shape[1]):
-            packed[place, byte] = planes[block, byte, lane]
+            eight = np.uint64(0)
+            for bit in range(8):
+                eight |= np.uint64(planes[block, 8 * byte + 7 - bit, place]) << np.uint64(8 * bit)
+            for number in range(min(8, len(packed) - 8 * octet)):
+                packed[8 * octet + number, byte] = _column(eight, np.uint64(number))
+
+
+@_kernel
+def _column(eight, bit):
+    """Gather one bit of each of the eight bytes of a word into a byte, the lowest byte's bit lowest."""
+    return np.uint8((eight >> bit & np.uint64(0x0101010101010101)) * np.uint64(0x0102040810204080) >> np.uint64(56))

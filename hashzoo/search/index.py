@@ -137,30 +137,27 @@ class Index:
         self.device, self.ids, self._paths = device, ids, paths
         size, width = len(ids), -(-maker.bits // 8)
         need_memory(size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
-        if device == "cpu":
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise CodesError(f"An index is kept on device 'cpu' or 'cuda', not {device!r}.")
+        in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
+        if device == "cpu" and in_order:
             from hashzoo.search import cpu
 
             self._codes: Any = cpu.empty(size, width)
-        elif device.partition(":")[0] == "cuda":
-            packed = np.empty((size, width), dtype=np.uint8)
-        else:
-            raise CodesError(f"An index is kept on device 'cpu' or 'cuda', not {device!r}.")
-        rows = np.arange(size)
-        if not store.ascending(ids):  # in rows sorted by id, ties by row are ties by id
-            order = np.argsort(ids)
-            rows[order] = np.arange(size)
-            self.ids = ids[order]
-            self._paths = None if paths is None else paths.take(order)
-        done = 0
+            done = 0
+            for batch in batches:
+                cpu.put(self._codes, done, batch)
+                done += len(batch)
+            return
+        packed, done = np.empty((size, width), dtype=np.uint8), 0
         for batch in batches:
-            here = rows[done : done + len(batch)]
-            if device == "cpu":
-                cpu.put(self._codes, here, batch)
-            else:
-                packed[here] = batch
+            packed[done : done + len(batch)] = batch
             done += len(batch)
-        if device != "cpu":
-            self._codes = _on_gpu(packed, device)
+        if not in_order:
+            order = np.argsort(ids)
+            packed, self.ids = packed[order], ids[order]
+            self._paths = None if paths is None else paths.take(order)
+        self._codes = self._kernels.hold(packed) if device == "cpu" else _on_gpu(packed, device)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index as one Parquet part into `folder`, which is made where it is missing.
@@ -364,8 +361,6 @@ class Index:
     @property
     def codes(self) -> Codes:
         """The N codes in the order of `ids`, copied from the device."""
-        if self.device == "cpu":
-            return Codes(self._kernels.get(self._codes, np.arange(len(self))), self.bits, self.model)
         return Codes(self._kernels.packed(self._codes, -(-self.bits // 8)), self.bits, self.model)
 
     @property

@@ -6,10 +6,12 @@ import sys
 import tracemalloc
 
 import faiss
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
 from hashzoo.codes import pack
 from hashzoo.search import cpu
@@ -160,17 +162,63 @@ def test_histograms_count_every_distance(bits, rows, count, kinds, kind, seed, s
         patch.setattr(cpu, "SMALL", small)
         found = cpu.histograms(queries, cpu.hold(base), relevant, which)
     for query, distances in enumerate(distances_of(queries, base)):
-        bins = 8 * base.shape[1] + 1
+        bins = found.shape[2]
         np.testing.assert_array_equal(found[0, query], np.bincount(distances, minlength=bins))
         np.testing.assert_array_equal(found[1, query], np.bincount(distances[relevant[which[query]]], minlength=bins))
 
 
-def test_codes_are_held_as_given_and_aligned():
-    for rows, bits in [(0, 12), (1, 4), (255, 48), (257, 1024), (70_000, 12)]:
-        packed = make("uniform", rows, bits, seed=rows)
-        held = cpu.hold(packed)
-        assert not rows or held.planes.ctypes.data % 64 == 0
-        np.testing.assert_array_equal(cpu.get(held, np.arange(rows)), packed)
+@settings(deadline=None)
+@given(bits=st.sampled_from(BITS), sizes=st.lists(st.integers(0, 600), max_size=5))
+def test_codes_are_held_as_given_and_aligned(bits, sizes):
+    packed = make("uniform", sum(sizes), bits, seed=1)
+    held, start = cpu.empty(*packed.shape), 0
+    for size in sizes:
+        cpu.put(held, start, packed[start : start + size])
+        start += size
+    assert not start or held.planes.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(cpu.packed(held, packed.shape[1]), packed)
+
+
+@pytest.mark.parametrize("avx512", [False, True])
+def test_a_full_adder_adds(avx512, monkeypatch):
+    """LLVM folds it to its value for the eight cases of three bits, also where this machine lacks the instructions."""
+    vector = ir.VectorType(ir.IntType(64), 8)
+    monkeypatch.setattr(cpu, "AVX512", avx512)
+    monkeypatch.setattr(cpu, "_VECTOR", vector)
+    module = ir.Module()
+    for number, name in enumerate(["sum", "carry"]):
+        function = ir.Function(module, ir.FunctionType(vector, []), name)
+        builder = ir.IRBuilder(function.append_basic_block())
+        bits = [ir.Constant(vector, [bits] * 8) for bits in (0b11110000, 0b11001100, 0b10101010)]
+        builder.ret(cpu._full_add(builder, *bits)[number])
+    llvm.initialize_all_targets()
+    machine = llvm.Target.from_triple("x86_64").create_target_machine(cpu="znver4")
+    parsed = llvm.parse_assembly(str(module))
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options())
+    passes.getModulePassManager().run(parsed, passes)
+    folded = [line.strip() for line in str(parsed).splitlines() if line.strip().startswith("ret")]
+    assert folded == [f"ret <8 x i64> splat (i64 {0b10010110})", f"ret <8 x i64> splat (i64 {0b11101000})"]
+
+
+def test_compiles_to_one_instruction_a_sum_and_one_a_carry_with_avx512(tmp_path):
+    code = """
+import llvmlite.binding
+llvmlite.binding.get_host_cpu_features = lambda: {"avx512f": True}
+from numba import types
+from hashzoo.search import cpu
+words = types.Array(types.uint64, 2, "C")
+kernel = cpu._compare_only
+kernel.compile((types.Array(types.uint64, 3, "C"), types.Array(types.uint8, 2, "C"), types.int64, words))
+print(cpu.BLOCK, *(line.split()[0] for asm in kernel.inspect_asm().values() for line in asm.splitlines() if "%zmm" in line))
+"""
+    target = {"NUMBA_CPU_NAME": "znver4", "NUMBA_CPU_FEATURES": "+avx512f,+avx512bw,+avx512dq,+avx512vl"}
+    environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    block, *instructions = done.stdout.split()
+    chunks = 2 * (32 + 10) + 2 * (7 + 3)  # adders of a chunk of 64 and of 16 bits, for short and for long codes
+    assert block == "512"
+    assert instructions.count("vpternlogq") >= 2 * chunks
+    assert instructions.count("vpandq") < chunks
 
 
 def test_memory_is_bounded():
