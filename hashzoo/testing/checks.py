@@ -110,7 +110,7 @@ def check_shapes(subject: Subject) -> None:
 def check_any_number_of_bits(subject: Subject) -> None:
     """K may be 4, 12, 48 and more: no power of two, no multiple of 8 is needed."""
     for rig in subject.rigs:
-        for bits in (12, 48) if subject.kind == "method" else (4, 12, 48, 65):
+        for bits in (48,) if subject.kind == "method" else (4, 12, 48, 65):  # all others have K = 12
             try:
                 x, labels = rig.batch()
                 if subject.kind in ("loss", "quantizer"):
@@ -207,7 +207,7 @@ def check_gradient_reaches_the_parameters(subject: Subject) -> None:
 def check_bfloat16(subject: Subject) -> None:
     """Under bfloat16 autocast (a loss: with logits in bfloat16; a quantizer: with such u) all stays finite."""
     for rig in subject.rigs:
-        x, labels = rig.batch()
+        x, labels = rig.batch(2)  # many processors are slow at it
         if isinstance(rig, LossRig):  # training computes losses outside autocast, from what came out of it
             x.requires_grad_()
             made = rig.read(rig.fresh(), x, labels, dtype=torch.bfloat16)
@@ -384,22 +384,24 @@ def check_recipe_round_trip(subject: Subject) -> None:
 
 @applies_to("method")
 def check_learns(subject: Subject) -> None:
-    """A gradient of its loss reaches the model, and the loss falls on a batch seen again and again."""
+    """Its loss falls on a batch seen again and again, and its gradient reaches every parameter of model and loss."""
     rig = MethodRig(subject)
     recipe = rig.recipe(optimizer="adamw", lr=1e-4, backbone_lr=1.0)
     model, loss = build(recipe, made_up_pool())
     optimizer = make_optimizer(recipe.optimization, model, loss)
-    noise, labels = rig.batch(2 * CLASSES)
-    x = rig.batch(CLASSES, seed=1)[0][labels] + noise / 2  # classes differ
+    x, labels = rig.batch(CLASSES)
+    named = [*model.named_parameters(prefix="model"), *loss.named_parameters(prefix="loss")]
+    waiting = {name for name, parameter in named if parameter.requires_grad}
     values: list[float] = []
     while not values or (values[-1] > values[0] - 0.2 * abs(values[0]) and len(values) < 40):
         total = torch.stack(list(loss(model(x), labels).values())).sum()
         optimizer.zero_grad()
         total.backward()
-        if not values and not any(p.grad is not None and p.grad.any() for p in model.parameters()):
-            raise AssertionError("no gradient of its loss reaches the model")
+        waiting -= {name for name, parameter in named if parameter.grad is not None and parameter.grad.any()}
         optimizer.step()
         values.append(total.item())
+    if waiting:
+        raise AssertionError(f"no gradient of its loss reaches the parameter {min(waiting)}")
     if not values[-1] < values[0]:
         raise AssertionError(
             f"after {len(values)} steps on one batch its loss went from {values[0]:.4g} to {values[-1]:.4g}"

@@ -228,7 +228,7 @@ class LossRig(Rig):
 class MethodRig(Rig):
     """Images, through the whole model of a recipe."""
 
-    rows = 4
+    rows = 3
 
     def recipe(self, bits: int = BITS, **optimization: Any) -> Recipe:
         """Fill the recipe for made-up images, with the subject's options and without pretrained weights."""

@@ -74,7 +74,7 @@ def install(python, folders):
 def make_pictures(folder):
     """Two classes of different colour, in train and test."""
     random = np.random.default_rng(0)
-    for split, count in (("train", 40), ("test", 4)):
+    for split, count in (("train", 16), ("test", 2)):
         for label, colour in (("cat", 60), ("dog", 160)):
             (folder / split / label).mkdir(parents=True)
             for number in range(count):
