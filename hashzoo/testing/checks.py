@@ -427,7 +427,11 @@ def check_trains_and_loads(subject: Subject) -> None:
 def heavy_modules(owner: str) -> list[str]:
     """Which of the heavy modules a fresh process has loaded after it listed this package's plugins."""
     code = f"import sys; import hashzoo.registry as r; r.discover(); print(*(n for n in {HEAVY} if n in sys.modules))"
-    names = [p.name for p in importlib.metadata.entry_points(group=GROUP) if p.dist is None or p.dist.name == owner]
+    names = [
+        point.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist and point.dist.name == owner
+    ]
+    if not names and owner != "hashzoo":
+        raise AssertionError(f"{owner} is not installed, so a fresh process cannot list it; `pip install -e .` first")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HASHZOO_PLUGINS": ",".join(names)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)  # noqa: S603
     return done.stdout.split()

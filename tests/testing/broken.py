@@ -173,7 +173,7 @@ class HeadOrderOfTheBatch(Head):
 class HeadBatchOfOne(Head):
     def forward(self, features):
         u = super().forward(features)
-        return u / u.std(0)
+        return u / (u - u.mean(0)).norm(dim=0)
 
 
 class HeadConfigRoundTrip(Head):
@@ -367,7 +367,7 @@ class LossOrderOfTheBatch(Loss):
 
 class LossBatchOfOne(Loss):
     def forward(self, output, targets):
-        return {**super().forward(output, targets), "spread": 1 / output.u.var(0).mean()}
+        return {**super().forward(output, targets), "spread": 1 / (output.u - output.u.mean(0)).square().mean()}
 
 
 class LossOneClass(Loss):

@@ -171,6 +171,15 @@ def test_what_is_registered_as_a_class_is_no_light_listing(hashzoo_registry):
         Subject("head", "hashzoo-mine/mine").run("check_listing")
 
 
+def test_listing_needs_an_installation(hashzoo_registry):
+    module = types.ModuleType("mine")
+    target = "hashzoo.builtin.quantizers:Sign"
+    module.hashzoo_register_quantizers = hookimpl(lambda register: register("mine", target, summary="A sign"))
+    hashzoo_registry.add(module, "hashzoo-mine")
+    with pytest.raises(AssertionError, match="hashzoo-mine is not installed, so a fresh process cannot list it"):
+        Subject("quantizer", "hashzoo-mine/mine").run("check_listing")
+
+
 # The kit's own ways
 
 
