@@ -265,12 +265,13 @@ def _split(queries: int, codes: Held, threads: int | None) -> _Splits:
     """Share the work: by queries where there are enough of them, else by rows."""
     blocks = len(codes.planes)
     threads = threads or _cores()
-    if queries * codes.planes.nbytes < SMALL:
-        threads = 1
-    # Several shares a thread, since no two take the same time.
+    if threads == 1 or queries * codes.planes.nbytes < SMALL:
+        return _Splits([slice(0, blocks)], [slice(0, queries)], 1)
+    # Several shares a thread, since no two take the same time, but none with few queries to share a block's table.
     if queries >= 8 * threads:
-        return _Splits([slice(0, blocks)], _stretches(queries, min(queries // 8, 4 * threads) or 1), threads)
-    return _Splits(_stretches(blocks, 2 * threads if threads > 1 else 1), [slice(0, queries)], threads)
+        shares = threads * min(max(queries // (64 * threads), 1), 4)
+        return _Splits([slice(0, blocks)], _stretches(queries, shares), threads)
+    return _Splits(_stretches(blocks, 2 * threads), [slice(0, queries)], threads)
 
 
 def _cores() -> int:
