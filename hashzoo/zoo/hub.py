@@ -106,18 +106,20 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
         if pinned is None or commit is None:
             commit, known, token = list_files(repo, revision)
         _check_listing(repo, known or {})
+        _record(repo, f"{commit}.json", json.dumps(known))  # first, so that a part is never taken for the whole
         files = _choose(known or {}, wanted)
         for name in _wrong(repo, commit, files):
             token = download(repo, commit, name, files[name], token)
     except UnreachableError as error:
-        folder = None if pinned else _from_cache(repo, revision, wanted)
-        if folder is None:
-            raise UnreachableError(
-                f"{error} {repo} is not in the cache: go online, put its folder under $HASHZOO_PATH, or load "
-                "'local-dir:FOLDER'."
-            ) from error
-        return folder
-    _record(repo, revision, commit, known or {})
+        kept, lacking = _from_cache(repo, revision, pinned, wanted)
+        if kept and not lacking:
+            return snapshot(repo, kept)
+        state = f"whole in the cache ({lacking[0]} is missing or damaged)" if kept else "in the cache"
+        raise UnreachableError(
+            f"{error} {repo} is not {state}: go online, put its folder under $HASHZOO_PATH, or load 'local-dir:FOLDER'."
+        ) from error
+    if revision != commit:
+        _record(repo, _revision_file(revision), commit)
     return snapshot(repo, commit)
 
 
@@ -253,7 +255,12 @@ def download(repo: str, commit: str, name: str, expected: tuple[str, int], token
     what = f"{name} of {repo} at {commit[:12]}"
     # the client makes file names of the etag and trusts the length, so both are looked at first
     head, token = ask(lambda token: huggingface_hub.get_hf_file_metadata(url, token=token), what, token)
-    if not (_is_hex(head.etag, 40) or _is_hex(head.etag, 64)) or head.commit_hash != commit:
+    xet = head.xet_file_data
+    if (
+        not (_is_hex(head.etag, 40) or _is_hex(head.etag, 64))
+        or head.commit_hash != commit
+        or not (xet is None or _is_hex(xet.file_hash, 64))
+    ):
         raise HubError(
             f"{constants.ENDPOINT} answers for {what} with an etag or commit that is no hash; do not trust it."
         )
@@ -311,16 +318,18 @@ def _cached(repo: str, commit: str, name: str) -> bool:
     return (snapshot(repo, commit) / name).exists()
 
 
-def _record(repo: str, revision: str, commit: str, files: Files) -> None:
-    """Keep a commit's hashes beside its files, so that they can be checked without a network."""
+def _record(repo: str, name: str, text: str) -> None:
+    """Keep a commit's hashes, or a revision's commit, beside the files: to check and find them without a network."""
     folder = _home(repo) / "hashzoo"
     try:
-        folder.mkdir(exist_ok=True)
-        write_text(folder / f"{commit}.json", json.dumps(files))
-        if revision != commit:
-            write_text(folder / f"{urllib.parse.quote(revision, safe='')}.revision", commit)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, text)
     except OSError:
         pass  # a cache that cannot be written still serves; only a later look needs the Hub again
+
+
+def _revision_file(revision: str) -> str:
+    return f"{urllib.parse.quote(revision, safe='')}.revision"
 
 
 def recorded(repo: str, commit: str) -> Files | None:
@@ -332,24 +341,24 @@ def recorded(repo: str, commit: str) -> Files | None:
         return None
 
 
-def _from_cache(repo: str, revision: str, wanted: tuple[str, ...]) -> Path | None:
-    """Find a revision in the cache without the Hub: one that was fetched whole before, or a cache filled by hand."""
+def _from_cache(
+    repo: str, revision: str, pinned: Files | None, wanted: tuple[str, ...]
+) -> tuple[str | None, list[str]]:
+    """Find a revision in the cache without the Hub: its commit, if any of it is there, and the files it lacks."""
     commit = revision
     if not _is_hex(revision, 40):
-        name = urllib.parse.quote(revision, safe="")
-        places = [
-            _home(repo) / "hashzoo" / f"{name}.revision",
-            *([_home(repo) / "refs" / name] if ".." not in name else []),
-        ]
-        kept = [place.read_text(encoding="utf-8").strip() for place in places if place.is_file()]
+        # a cache that was filled by hand has refs/ alone
+        places = [_home(repo) / "hashzoo" / _revision_file(revision), _home(repo) / "refs" / revision]
+        inside = [place for place in places if _home(repo) in place.parents and ".." not in place.parts]
+        kept = [place.read_text(encoding="utf-8").strip() for place in inside if place.is_file()]
         commit = next((text for text in kept if _is_hex(text, 40)), "")
-    if not commit:
-        return None
-    files = recorded(repo, commit)
+    if not commit or not snapshot(repo, commit).is_dir():
+        return None, []
+    files = pinned or recorded(repo, commit)
     if files is not None:
-        return None if _wrong(repo, commit, _choose(files, wanted)) else snapshot(repo, commit)
-    whole = all(_cached(repo, commit, name) for name in REQUIRED if name in wanted)
-    return snapshot(repo, commit) if whole else None  # config.json's own hash of the weights is checked on opening
+        return commit, _wrong(repo, commit, _choose(files, wanted))
+    # nothing says what the commit holds; config.json's own hash of the weights is checked on opening
+    return commit, [name for name in REQUIRED if name in wanted and not _cached(repo, commit, name)]
 
 
 def _is_hex(text: Any, digits: int) -> TypeGuard[str]:

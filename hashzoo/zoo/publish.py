@@ -165,12 +165,19 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False) -> str:
         if pr:
             return str(made.pr_url)
         commit, address = made.oid, made.commit_url
+    if plan.changed or plan.version is None:
+        tag = plan.next_version
+        _write(lambda api: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True), f"tag {tag} of {repo}")
+    assert commit is not None
+    try:
         if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
             write_text(plan.folder / "README.md", plan.card)
-    if plan.changed or plan.version is None:
-        _write(lambda api: api.create_tag(repo, tag=plan.next_version, revision=commit, exist_ok=True), repo)
-    assert commit is not None
-    index.set_published(plan.folder, repo, commit)
+        index.set_published(plan.folder, repo, commit)
+    except OSError as error:
+        raise HubError(
+            f"{repo} is published ({address}), but {error.filename or plan.folder} could not be written here "
+            f"({error.strerror}); make it writable and publish again."
+        ) from error
     return address
 
 
