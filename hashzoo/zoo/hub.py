@@ -6,6 +6,7 @@ known file names of that commit are asked for, and every file is held against it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -139,13 +140,21 @@ def list_hub(
     tags = ["hashzoo", method, f"{bits}-bit" if bits else None]
     tags += [f"dataset:{dataset}" if dataset else None, f"license:{license}" if license else None]
     wanted = [tag for tag in tags if tag]
-    found, _ = ask(
-        lambda token: list(
-            HfApi(token=token).list_models(filter=wanted, author=author, sort="downloads", full=True, cardData=True)
-        ),
-        "the list of models",
-    )
-    return [_describe(model) for model in found]
+
+    def models(token: bool | str, cards: bool = True) -> list[Any]:
+        found = HfApi(token=token).list_models(
+            filter=wanted, author=author, sort="downloads", full=True, cardData=cards
+        )
+        try:
+            return list(found)
+        except (
+            TypeError
+        ):  # the client stumbles over a card with a key such as `self`; without cards, tags tell the most
+            if not cards:
+                raise
+            return models(token, cards=False)
+
+    return [_describe(model) for model in ask(models, "the list of models")[0]]
 
 
 def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -> tuple[T, bool | str]:
@@ -367,8 +376,10 @@ def _is_hex(text: Any, digits: int) -> TypeGuard[str]:
 
 def _explain(error: Exception, what: str) -> HubError:
     """Say in a sentence what happened, and the way out."""
+    while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # an upload's own reason
     if isinstance(error, errors.GatedRepoError):
-        return HubError(f"{what} is gated: ask for access on its page, then log in with `hf auth login`.")
+        return HubError(f"Access to {what} is gated: ask for it on the model's page, then log in with `hf auth login`.")
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"The Hub does not have {what}: no such branch, tag or commit; leave it out for the newest.")
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -377,45 +388,57 @@ def _explain(error: Exception, what: str) -> HubError:
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return HubError(f"The Hub does not have {what}; the repository may have changed, look at its page.")
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return HubError(
-                f"The Hub refuses {what} ({status}); log in with `hf auth login` as someone who may do that."
-            )
-        if status == 412:
-            return HubError(
-                f"{what} changed on the Hub meanwhile; nothing was uploaded. Look at the change, then try again."
-            )
+    status = _status(error)
+    if status in (401, 403):
+        return HubError(f"The Hub refuses {what} ({status}); log in with `hf auth login` as someone who may do that.")
+    if status == 412:
+        return HubError(
+            f"{what} changed on the Hub meanwhile; nothing was uploaded. Look at the change, then try again."
+        )
+    if status is not None:
         return HubError(f"The Hub answers {status} for {what}; try again later.")
     if isinstance(error, httpx.HTTPError | ConnectionError | errors.LocalEntryNotFoundError):
         return UnreachableError(f"The Hub cannot be reached for {what} ({type(error).__name__}).")
+    disk = _disk(error)
+    if disk is not None:
+        return HubError(f"{what} cannot be kept in {constants.HF_HUB_CACHE} ({disk}); set HF_HOME to another place.")
+    return HubError(f"{what} did not get through ({str(error).partition(chr(10))[0]}); try again.")
+
+
+def _status(error: Exception) -> int | None:
+    """The Hub's answer; the Xet client says it in its message only."""
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code
+    said = re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))
+    return int(said[1]) if said else None
+
+
+def _disk(error: Exception) -> str | None:
+    """Why a file cannot be written; likewise."""
     if isinstance(error, OSError) and error.errno is not None:
-        return HubError(
-            f"{what} cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); set HF_HOME to another place."
-        )
-    return HubError(f"{what} did not come whole ({str(error).partition(chr(10))[0]}); try again.")
+        return error.strerror
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(said[1]) if said else None
+    return os.strerror(number) if number in (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS) else None
 
 
 def _describe(model: Any) -> HubModel:
     """Read what a listing needs from tags and card data; a card is anybody's, so nothing in it is relied on."""
-    card = model.card_data.to_dict() if model.card_data else {}
-    bits = [tag for tag in model.tags or [] if re.fullmatch(r"[0-9]{1,4}-bit", tag)]
-    protocol = value = None
-    try:
-        first = card["model-index"][0]["results"][0]
-        protocol, value = str(first["dataset"]["config"]), float(first["metrics"][0]["value"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        pass
-    datasets = [tag.removeprefix("dataset:") for tag in model.tags or [] if tag.startswith("dataset:")]
-    license = card.get("license")
+    tags = [tag for tag in model.tags or [] if tag.isprintable()]  # such do a terminal no harm
+    bits = [int(tag.removesuffix("-bit")) for tag in tags if re.fullmatch(r"[0-9]{1,4}-bit", tag)]
+    datasets, licenses = (
+        [tag.removeprefix(kind) for tag in tags if tag.startswith(kind)] for kind in ("dataset:", "license:")
+    )
+    results = getattr(model.card_data, "eval_results", None)
+    first = results[0] if isinstance(results, list) and results else None
+    protocol, value = getattr(first, "dataset_config", None), getattr(first, "metric_value", None)
     return HubModel(
         name=model.id,
-        bits=int(bits[0].removesuffix("-bit")) if bits else None,
-        dataset=datasets[0] if datasets else None,
-        protocol=protocol,
-        map=value,
-        license=license if isinstance(license, str) else None,
+        bits=next(iter(bits), None),
+        dataset=next(iter(datasets), None),
+        protocol=protocol if isinstance(protocol, str) and protocol.isprintable() else None,
+        map=float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None,
+        license=next(iter(licenses), None),
         downloads=model.downloads,
         commit=model.sha,
     )
