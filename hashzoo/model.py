@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hashzoo.codes import Codes, check_bits
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig
 from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError
+from hashzoo.files import sha256
 from hashzoo.hookspecs import HashOutput
 from hashzoo.preprocess import ImageLike, Preprocess, read_image
 from hashzoo.registry import registry
@@ -221,7 +222,10 @@ class HashModel(nn.Module):
                     shutil.copyfile(path, target)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, create_pr: bool = False) -> str:
-        """Publish the folder that the model was loaded from, as `hashzoo publish --push` does.
+        """Publish a copy of the folder that the model was loaded from, as `hashzoo publish --push` does.
+
+        Returns:
+            The address of the commit or pull request, or a sentence that nothing had changed.
 
         Raises:
             HubError: the folder is not fit to be published, the weights have changed since, or the Hub refuses.
@@ -229,16 +233,17 @@ class HashModel(nn.Module):
         import tempfile
 
         from hashzoo.zoo import publish
-        from hashzoo.zoo.folder import save_folder
 
         if self.config is None or self.folder is None:
             raise HubError("Only a model that was loaded can be published; `hashzoo train` and `eval` make its folder.")
-        with tempfile.TemporaryDirectory() as folder:
-            if save_folder(folder, self, self.config).weights_sha256 != self.config.weights_sha256:
+        with tempfile.TemporaryDirectory() as parent:  # a copy, since the card changes, and the Hub's cache must not
+            folder = Path(parent, self.config.name)
+            self.save_pretrained(folder)
+            if sha256(folder / "model.safetensors") != self.config.weights_sha256:
                 raise HubError(
                     "The weights are no longer those that were measured; save, evaluate and load them first."
                 )
-        return publish.push(publish.plan(self.folder, repo_id), private=private, pr=create_pr)
+            return publish.push(publish.plan(folder, repo_id), private=private, pr=create_pr)
 
 
 def _images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

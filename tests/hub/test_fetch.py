@@ -157,7 +157,7 @@ def test_a_full_disk(hub, model, client):
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
     error, message, _ = json.loads(client(limit + FETCH, "hf-hub:zoo/demo").stdout)
     assert error == "HubError"
-    assert os.strerror(errno.EFBIG) in message or "did not come whole" in message
+    assert os.strerror(errno.EFBIG) in message or "did not get through" in message
     assert json.loads(client(FETCH, "hf-hub:zoo/demo").stdout)[0] is None
 
 
@@ -200,7 +200,7 @@ def test_gated(hub, fetch):
     hub.commit("zoo/gated", MODEL)
     error, message, _ = fetch("hf-hub:zoo/gated", token="hf_bob_read")
     assert error == "HubError"
-    assert "is gated: ask for access on its page" in message
+    assert "is gated: ask for it on the model's page" in message
 
 
 def test_plain_http_to_another_machine(hub, fetch):
@@ -313,7 +313,7 @@ def test_headers_that_lie(hub, model, fetch, client, fault):
     hub.faults.append(Fault(path="/resolve/.*safetensors", **fault))
     error, message, _ = fetch()
     assert error == "HubError"
-    assert "do not trust it" in message or "did not come whole" in message
+    assert "do not trust it" in message or "did not get through" in message
     assert outside(client) == before
     assert not list(client.home.rglob("*evil*"))
 
