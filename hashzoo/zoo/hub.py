@@ -147,11 +147,10 @@ def list_hub(
         )
         try:
             return list(found)
-        except (
-            TypeError
-        ):  # the client stumbles over a card with a key such as `self`; without cards, tags tell the most
+        except TypeError:
             if not cards:
                 raise
+            # the client stumbles over a card with a key such as `self`; without cards, tags tell the most
             return models(token, cards=False)
 
     return [_describe(model) for model in ask(models, "the list of models")[0]]

@@ -431,8 +431,13 @@ def test_listings_that_lie(hub, model, fetch, client, old, new, message):
 # Kills
 
 
-def test_killed_in_a_download(hub, model, fetch, client):
-    hub.faults.append(Fault(method="GET", stall=SIZE // 2, delay=30.0, times=1))
+@pytest.mark.parametrize(
+    "fault",
+    [{"path": "safetensors|xorbs", "stall": SIZE // 2}, {"path": "results.json"}],  # before or after what is required
+    ids=["weights", "results"],
+)
+def test_killed_in_a_download(hub, model, fetch, client, fault):
+    hub.faults.append(Fault(method="GET", delay=30.0, times=1, **fault))
     process = client.start(FETCH, "hf-hub:zoo/demo")
     deadline = time.monotonic() + 60
     while not hub.faults[0].hits and time.monotonic() < deadline:

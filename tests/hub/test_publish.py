@@ -143,7 +143,8 @@ RESULT = "model-index: [{name: x, results: [{task: {type: x}, dataset: %s, metri
 HOSTILE = [  # metadata that anybody can put in a card
     "model-index: 5",
     RESULT % ("{type: x, name: y, config: [1]}", ".nan"),
-    RESULT % ('{type: x, name: y, config: "[/b]\\e[31m"}', "5"),
+    RESULT % ('{type: x, name: y, config: "[/b]"}', "0.5"),
+    RESULT % ('{type: x, name: y, config: "\\e[31m"}', "5"),
     "license: [a, {b: c}]\ndatasets: 5\neval_results: 3",
     "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nlicense: [*b, *b, *b]",
     "self: 1",
