@@ -6,6 +6,7 @@ known file names of that commit are asked for, and every file is held against it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,7 +14,8 @@ import os
 import re
 import urllib.parse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -34,6 +36,32 @@ OFFICIAL = "https://huggingface.co"
 
 Files = dict[str, tuple[str, int]]  # name -> (sha256, or git's sha1 where that is all the Hub has; bytes)
 T = TypeVar("T")
+_access: ContextVar[tuple[str | bool | None, bool]] = ContextVar("access", default=(None, False))
+
+
+@contextlib.contextmanager
+def access(token: str | bool | None = None, local_files_only: bool = False) -> Iterator[None]:
+    """Set how the Hub is reached inside a `with`, in the terms of huggingface_hub.
+
+    Args:
+        token: in place of the user's own; False sends none.
+        local_files_only: ask the Hub nothing.
+    """
+    before = _access.set((token, local_files_only))
+    try:
+        yield
+    finally:
+        _access.reset(before)
+
+
+def user_token(*, to_write: bool = False) -> str | None:
+    """The token to send where one is needed; `HF_HUB_DISABLE_IMPLICIT_TOKEN=1` keeps it for writing."""
+    token, _ = _access.get()
+    if isinstance(token, str):
+        return token
+    if token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and not to_write):
+        return None
+    return get_token()
 
 
 @dataclass(frozen=True)
@@ -168,12 +196,14 @@ def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -
         HubError: the Hub refuses, does not know it, or fails.
         UnreachableError: there is no way to the Hub.
     """
+    if _access.get()[1]:
+        raise UnreachableError("The Hub is not asked (local_files_only).")
     check_endpoint()
     try:
         try:
             return call(token), token
         except errors.HfHubHTTPError as error:
-            mine = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+            mine = user_token()
             if token or not mine or error.response.status_code not in (401, 403):
                 raise
             warn_of_endpoint()

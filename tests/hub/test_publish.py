@@ -400,19 +400,33 @@ def test_killed_in_a_publish(hub, client, folder, publish):
 # A maintainer's checkout
 
 MODEL = """
-import re, sys
+import os, re, sys
 from pathlib import Path
 import hashzoo
-name, repo, saved, again = sys.argv[1:]
+name, repo, saved, again, token = sys.argv[1:]
 assert hashzoo.load(name, device="cpu").folder.parent.name == "snapshots"
 model = hashzoo.HashModel.from_pretrained(repo, revision="v1")
-model.save_pretrained(saved)
+assert model.save_pretrained(saved) is None
+for wrong in (dict(token=False), dict(token="hf_bob_read")):
+    try:
+        model.push_to_hub(again, **wrong)
+    except hashzoo.HashzooError as error:
+        assert "`hf auth login`" in str(error), error
+    else:
+        raise AssertionError("published by nobody")
 card = (model.folder / "README.md").read_bytes()
 assert hashzoo.HashModel.from_pretrained(saved).bits == model.bits
-print(model.push_to_hub(again, private=True))
-print(model.push_to_hub(again, create_pr=True))
+os.environ.pop("HF_TOKEN")
+print(model.save_pretrained(saved + "-too", push_to_hub=True, repo_id=again, private=True, commit_message="Mine", token=token))
+try:
+    hashzoo.HashModel.from_pretrained(again)
+except hashzoo.HashzooError as error:
+    assert "you may not see it" in str(error), error
+hashzoo.HashModel.from_pretrained(again, token=token)
+hashzoo.HashModel.from_pretrained(again, local_files_only=True)
 assert (model.folder / "README.md").read_bytes() == card  # the Hub's cache stays as it is
-card = (hashzoo.HashModel.from_pretrained(again).folder / "README.md").read_text()
+card = (hashzoo.HashModel.from_pretrained(again, local_files_only=True).folder / "README.md").read_text()
+os.environ["HF_TOKEN"] = token
 exec(re.search(r"```python\\n(.*?)```", card, re.DOTALL)[1])
 assert codes.bits == 48 and hits.ids.shape == (2, 2), hits
 """
@@ -479,12 +493,10 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     for name in ("cat.jpg", "dog.jpg"):
         shutil.copy(next((shipped_folder().parent / "examples" / "photos").glob("*.jpg")), root / name)
     saved = tmp_path / "saved"
-    done = maintainer(MODEL, NAME, REPO, saved, "zoo/again", token=TOKEN, through=there)
+    done = maintainer(MODEL, NAME, REPO, saved, "zoo/again", TOKEN, token=TOKEN, through=there)
     assert files_of(saved) == files_of(away)
-    assert done.stdout.splitlines() == [
-        f"{hub.url}/zoo/again/commit/{hub.head('zoo/again')}",
-        "zoo/again has these files already, at " + hub.head("zoo/again")[:12],
-    ]
+    assert done.stdout.strip() == f"{hub.url}/zoo/again/commit/{hub.head('zoo/again')}"
+    assert hub.repos["zoo/again"].commits[hub.head("zoo/again")].title == "Mine"
     assert hub.repos["zoo/again"].private
     maintainer.close()
 
