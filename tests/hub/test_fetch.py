@@ -349,13 +349,20 @@ def test_a_bit_that_flips_on_the_way(hub, model, fetch):
     assert flipped.hits == 1
 
 
-def test_bits_that_always_flip(hub, model, fetch):
-    hub.faults.append(Fault(method="GET", flip=SIZE // 2))
-    error, message, _ = fetch()
-    assert error in ("WeightsError", "HubError")
-    assert "model.safetensors of zoo/demo" in message
+@pytest.mark.parametrize(
+    "harm", [{"flip": SIZE // 2}, {"cut": SIZE // 2}, {"short": 100}], ids=["flipped", "cut", "short"]
+)
+def test_bytes_that_are_always_wrong(hub, model, client, harm):
+    hub.faults.append(Fault(method="GET", path="safetensors|xorbs", **harm))
+    code, message = client.hashzoo("fetch", "hf-hub:zoo/demo")
+    assert hub.faults[0].hits
+    assert (code, "model.safetensors of zoo/demo" in message) == (2, True), message
+    if "flip" in harm:
+        assert "is not the published one (its hash differs, downloaded twice)" in message
     hub.faults.clear()
-    assert whole(fetch()[1])
+    code, message = client.hashzoo("fetch", "hf-hub:zoo/demo", "--json")
+    assert code == 0, message
+    assert whole(json.loads(message)[0]["folder"])
 
 
 def test_a_bit_that_flips_in_the_cache(hub, model, fetch):
