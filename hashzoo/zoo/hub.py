@@ -46,6 +46,10 @@ def access(token: str | bool | None = None, local_files_only: bool = False) -> I
     Args:
         token: in place of the user's own; False sends none.
         local_files_only: ask the Hub nothing.
+
+    >>> with access(token="mine"):
+    ...     user_token()
+    'mine'
     """
     before = _access.set((token, local_files_only))
     try:
