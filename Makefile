@@ -5,6 +5,9 @@ PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hash
 
 .PHONY: demo test lint docs index
 
+# a process that imports torch starts in half the time where Python may keep what it compiled; some containers forbid it
+export PYTHONDONTWRITEBYTECODE :=
+
 # uv installs into the environment; its cache makes a second checkout quick
 .venv/ready: pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv .venv

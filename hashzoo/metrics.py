@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError, ConfigError, DataError
 
+_ROWS = 1 << 16  # codes put in order at a time
 _CELLS = 1 << 22  # query-database pairs whose relevance, or ranking, is held at once
 
 
@@ -60,7 +61,14 @@ def distance_histograms(
     query_keys, database_keys = _label_keys(query_labels, len(query), database_labels, len(database))
     from hashzoo.search import cpu
 
-    held = cpu.hold(database.packed)
+    if database_keys.ndim == 1:  # class by class, most blocks of codes hold nothing relevant, and need no second count
+        held, order = cpu.empty(*database.packed.shape), np.argsort(database_keys)
+        for start in range(0, len(database), _ROWS):
+            cpu.put(held, start, database.packed[order[start : start + _ROWS]])
+        del order  # as large as all that is held
+        database_keys = np.sort(database_keys)
+    else:
+        held = cpu.hold(database.packed)
     kinds, kind = np.unique(query_keys, axis=0, return_inverse=True)  # queries with the same labels share relevance
     counts = np.empty((2, len(query), query.bits + 1), dtype=np.int64)
     step = max(1, _CELLS // len(database))
@@ -390,7 +398,7 @@ def _label_keys(query: Any, queries: int, database: Any, items: int) -> tuple[ND
     if query.shape[1:] != database.shape[1:]:
         raise DataError(f"Query labels {query.shape} and database labels {database.shape} are of different kinds.")
     if query.ndim == 1:
-        return query.astype(np.int64), database.astype(np.int64)
+        return query.astype(np.int64, copy=False), database.astype(np.int64, copy=False)
     return _words(np.packbits(query != 0, axis=1)), _words(np.packbits(database != 0, axis=1))
 
 

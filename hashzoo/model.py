@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hashzoo.codes import Codes, check_bits
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig
 from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError
+from hashzoo.files import sha256
 from hashzoo.hookspecs import HashOutput
 from hashzoo.preprocess import ImageLike, Preprocess, read_image
 from hashzoo.registry import registry
@@ -184,27 +185,55 @@ class HashModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, revision: str | None = None
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
     ) -> HashModel:
         """Load a model from a folder, the Hub (`org/name`) or the zoo, on the CPU; see `hashzoo.load`.
+
+        The cache is where `HF_HOME` says, and is never believed without a look at the hashes.
+
+        Args:
+            pretrained_model_name_or_path: a folder, `org/name`, or a name of the zoo.
+            token: in place of the user's own; it is sent only where a model is not public. False sends none.
+            local_files_only: ask the Hub nothing.
+            revision: branch, tag or commit on the Hub.
 
         Raises:
             HashzooError: as `hashzoo.load`.
         """
-        from hashzoo.zoo import load
+        from hashzoo.zoo import hub, load
 
         name = str(pretrained_model_name_or_path)
         if Path(name).is_dir():
             return load(f"local-dir:{name}", device="cpu")
         if "/" in name and not name.startswith("hf-hub:"):
             name = f"hf-hub:{name}"
-        return load(f"{name}@{revision}" if revision else name, device="cpu")
+        with hub.access(token, local_files_only):
+            return load(f"{name}@{revision}" if revision else name, device="cpu")
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
         """Write config.json and model.safetensors; with unchanged weights, also the other files of the loaded folder.
+
+        Args:
+            save_directory: a new or empty folder.
+            repo_id: `org/name`, for `push_to_hub`.
+            push_to_hub: publish it as well, and return what the method of that name does.
+            push_to_hub_kwargs: for that method.
 
         Raises:
             ConfigError: the model was not loaded from a folder, or `save_directory` holds a model already.
+            HubError: as `push_to_hub`.
         """
         import shutil
 
@@ -219,26 +248,48 @@ class HashModel(nn.Module):
             for path in self.folder.iterdir():
                 if path.is_file() and not (target := Path(save_directory, path.name)).exists():
                     shutil.copyfile(path, target)
+        return self.push_to_hub(repo_id or "", **push_to_hub_kwargs) if push_to_hub else None
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, create_pr: bool = False) -> str:
-        """Publish the folder that the model was loaded from, as `hashzoo publish --push` does.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Publish a copy of the folder that the model was loaded from, as `hashzoo publish --push` does.
+
+        Args:
+            repo_id: `org/name`.
+            commit_message: default "Publish" and the model's name.
+            private: of a repository that is made now.
+            token: in place of the user's own.
+            create_pr: open a pull request in place of a commit on the main branch.
+
+        Returns:
+            The address of the commit or pull request, or a sentence that nothing had changed.
 
         Raises:
             HubError: the folder is not fit to be published, the weights have changed since, or the Hub refuses.
         """
         import tempfile
 
-        from hashzoo.zoo import publish
-        from hashzoo.zoo.folder import save_folder
+        from hashzoo.zoo import hub, publish
 
         if self.config is None or self.folder is None:
             raise HubError("Only a model that was loaded can be published; `hashzoo train` and `eval` make its folder.")
-        with tempfile.TemporaryDirectory() as folder:
-            if save_folder(folder, self, self.config).weights_sha256 != self.config.weights_sha256:
+        with tempfile.TemporaryDirectory() as parent:  # a copy, since the card changes, and the Hub's cache must not
+            folder = Path(parent, self.config.name)
+            self.save_pretrained(folder)
+            if sha256(folder / "model.safetensors") != self.config.weights_sha256:
                 raise HubError(
                     "The weights are no longer those that were measured; save, evaluate and load them first."
                 )
-        return publish.push(publish.plan(self.folder, repo_id), private=private, pr=create_pr)
+            with hub.access(token):
+                plan = publish.plan(folder, repo_id)
+                return publish.push(plan, private=bool(private), pr=bool(create_pr), message=commit_message)
 
 
 def _images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

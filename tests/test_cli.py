@@ -65,7 +65,9 @@ def test_info_says_what_is_known() -> None:
     facts = json.loads(run("info", MODEL, "--json").stdout)
     assert facts["config"]["bits"] == 48
     assert facts["results"]["rows"][0]["ties"] == "expected"
-    assert "cifar10-full" in run("info", MODEL).stdout
+    said = run("info", MODEL).stdout
+    for fact in ("cifar10-full", "licence of weights", "licence of training data", "one seed, 0: spread not known"):
+        assert fact in said
 
 
 def test_mistyped_name() -> None:

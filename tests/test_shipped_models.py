@@ -98,6 +98,7 @@ def test_map_by_an_independent_implementation(folder: Path) -> None:
 def test_results_say_what_they_rest_on(folder: Path) -> None:
     results = read(folder)
     assert len(results["training"]["commit"]) == 40
+    assert results["training"]["data_license"] == "unknown (so says its Hub card)"
     for row in results["rows"]:
         assert row["ties"] == "expected" and row["data_copy"] and row["device"]
         assert len(row["commit"]) == 40

@@ -26,6 +26,7 @@ class Timm(nn.Module):
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
         cfg = self.model.pretrained_cfg
+        self.base_model: str | None = cfg.get("hf_hub_id") if pretrained else None
         size = args.get("img_size", cfg["input_size"][1:])
         size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -30,7 +31,8 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; an error of the user's is one sentence and exit code 2."""
+    """Run the command line; an error of the user's is one sentence and exit code 2, a warning is one line."""
+    warnings.showwarning = lambda message, *_, **__: typer.secho(f"Warning: {message}", fg="yellow", err=True)
     try:
         app()
     except HashzooError as error:

@@ -109,40 +109,42 @@ def info(
     name: Annotated[str, typer.Argument(help="A model's name, local-dir:PATH or hf-hub:org/repo[@revision].")],
     as_json: Json = False,
 ) -> None:
-    """Show a model's config, results and training facts."""
+    """Show a model's config, results and training facts; of a model of the Hub, without its weights."""
     from hashzoo.config import ModelConfig, read_json
-    from hashzoo.zoo import resolve
+    from hashzoo.zoo import index, resolve
     from hashzoo.zoo.results import Results
 
-    small = ("config.json", "results.json")
-    if name.startswith("hf-hub:"):  # its facts are a few kilobytes; its weights are not needed for them
+    folder = resolve(name, ("config.json", "results.json"))
+    listed = next((item for item in index.list_models(name) if item.repo), None)
+    repo, commit = (listed.repo, listed.commit) if listed else (None, None)
+    if name.startswith("hf-hub:"):
+        repo, commit = name.removeprefix("hf-hub:").partition("@")[0], folder.name
+    if repo and commit == folder.name:  # in the Hub's cache, which may hold a part of the files
         from hashzoo.zoo import hub
 
-        repo, revision = hub.parse(name)
-        folder = hub.fetch(repo, revision, wanted=small)
-        commit: str | None = folder.name
-        size = sum(size for _, size in (hub.recorded(repo, folder.name) or {}).values())
+        size = sum(size for _, size in (hub.recorded(repo, commit) or {}).values())
     else:
-        folder, commit = resolve(name), None
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     config = read_json(ModelConfig, folder / "config.json").model_dump(mode="json")
     results = folder / "results.json"
     facts = read_json(Results, results).model_dump(mode="json") if results.exists() else None
     if as_json:
-        print_json({"folder": folder, "commit": commit, "size": size, "config": config, "results": facts})
+        known = {"folder": folder, "repo": repo, "commit": commit, "size": size}
+        print_json({**known, "config": config, "results": facts})
         return
-    lines = [[key, value] for key, value in config.items() if key not in ("backbone", "head", "quantizer", "classes")]
-    lines += [[key, f"{config[key]['name']} {config[key]['args'] or ''}"] for key in ("backbone", "head", "quantizer")]
+    parts = ("backbone", "head", "quantizer")
+    lines = [[key, value] for key, value in config.items() if key not in (*parts, "classes", "license")]
+    lines += [[key, f"{config[key]['name']} {config[key]['args'] or ''}"] for key in parts]
     lines += [["classes", ", ".join(config["classes"])], ["MB", f"{size / 1e6:.1f}"], ["folder", folder]]
-    lines += [["commit", commit]] if commit else []
+    lines += [["on the Hub", f"{repo} at {commit}"]] if repo else []
+    lines += [["licence of weights", config["license"]]]
     if facts:
         training = facts["training"]
+        lines.append(["licence of training data", training["data_license"] or "not known to hashzoo"])
         lines.append(["trained", f"{training['epochs']} epochs, seed {training['seed']}, {training['data_copy']}"])
         for row in facts["rows"]:
-            depth = row["top_k"] or "all"
-            lines.append(
-                [f"mAP@{depth}", f"{row['map']:.4f} under {row['protocol']}, ties {row['ties']}, seed {row['seed']}"]
-            )
+            number = f"{row['map']:.4f} (one seed, {row['seed']}: spread not known)"
+            lines.append([f"mAP@{row['top_k'] or 'all'}", f"{number} under {row['protocol']}, ties {row['ties']}"])
     print_table(["fact", name], lines)
 
 

@@ -19,6 +19,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
@@ -26,7 +27,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         cells = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row]
-        table.add_row(*("-" if cell == "None" else cell for cell in cells))
+        table.add_row(*(Text("-" if cell == "None" else cell) for cell in cells))  # brackets are no markup
     console = Console()
     if not console.is_terminal:  # in a pipe no line is folded
         console.width = 240

@@ -26,6 +26,7 @@ class DatasetSpec(Schema):
     """An entry of datasets.toml."""
 
     hub: str
+    license: str
     image: str
     label: str
     side: int
@@ -84,6 +85,11 @@ class ImagePool:
         for row, position in enumerate(positions):
             out[row] = fit(read_image(self.images[position]))
         return out
+
+    @property
+    def license(self) -> str | None:
+        """Terms of the images, where hashzoo knows them."""
+        return _specs()[self.name].license if self.name in _specs() else None
 
     @cached_property
     def copy(self) -> str:

@@ -57,6 +57,7 @@ def evaluate(
     row = ResultRow(
         **measured,
         list_sha256=lists.sha256(),
+        ties="expected",
         seed=results.training.seed,
         data_copy=pool.copy,
         weights_sha256=config.weights_sha256,

@@ -222,7 +222,7 @@ def histograms(
     def count(part: int, blocks: slice, here: slice) -> None:
         _histograms(
             codes.planes, codes.live, blocks.start, blocks.stop, queries[here], words, which[here], bounds,
-            np.empty(BLOCK, dtype=np.uint8 if codes.planes.shape[1] <= _SHORT else np.uint16), counts[part, :, here],
+            counts[part, :, here],
         )  # fmt: skip
 
     _run(count, splits)
@@ -265,12 +265,13 @@ def _split(queries: int, codes: Held, threads: int | None) -> _Splits:
     """Share the work: by queries where there are enough of them, else by rows."""
     blocks = len(codes.planes)
     threads = threads or _cores()
-    if queries * codes.planes.nbytes < SMALL:
-        threads = 1
-    # Several shares a thread, since no two take the same time.
+    if threads == 1 or queries * codes.planes.nbytes < SMALL:
+        return _Splits([slice(0, blocks)], [slice(0, queries)], 1)
+    # Several shares a thread, since no two take the same time, but none with few queries to share a block's table.
     if queries >= 8 * threads:
-        return _Splits([slice(0, blocks)], _stretches(queries, min(queries // 8, 4 * threads) or 1), threads)
-    return _Splits(_stretches(blocks, 2 * threads if threads > 1 else 1), [slice(0, queries)], threads)
+        shares = threads * min(max(queries // (64 * threads), 1), 4)
+        return _Splits([slice(0, blocks)], _stretches(queries, shares), threads)
+    return _Splits(_stretches(blocks, 2 * threads), [slice(0, queries)], threads)
 
 
 def _cores() -> int:
@@ -318,7 +319,7 @@ def _bounds(columns: int) -> NDArray[np.uint64]:
 
 _kernel = njit(nogil=True, cache=True)
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _WORDS = BLOCK // 64
 _VECTOR = ir.VectorType(_I64, _WORDS)
 _BYTES = BLOCK // 8  # of a vector
@@ -591,24 +592,61 @@ def _prefetch(typingctx: Any, planes: Any, place: Any) -> Any:
 
 
 @intrinsic
-def _spread(typingctx: Any, sums: Any, distances: Any) -> Any:
-    """Write uint8 or uint16 (BLOCK,) distances, of short or long codes, from sums that began with 0."""
-    lane = _I8 if distances.dtype == types.uint8 else _I16
-    columns = _FEW_COLUMNS if lane == _I8 else _MANY_COLUMNS
+def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: Any, counts: Any) -> Any:
+    """Add to `counts`, for each distance, how many of a block's rows are that far.
+
+    Args:
+        typingctx: numba's.
+        sums: distances as `_near` leaves them when it started from 0.
+        rows: uint64 (blocks, BLOCK/64), a bit for each row to count.
+        block: which of them.
+        bits: of a code.
+        bounds: those of `_bounds`.
+        counts: uint64 (8 or more than bits, BLOCK/64), to be summed over the last axis.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        words = _data(context, builder, sums, args[0])
-        lanes, mask = ir.VectorType(lane, 64), ir.VectorType(ir.IntType(1), 64)
-        out = builder.bitcast(_data(context, builder, distances, args[1]), lanes.as_pointer())
-        for word in range(_WORDS):
-            total = zero = ir.Constant(lanes, None)
-            for column in range(columns):
-                bits = builder.bitcast(builder.load(builder.gep(words, [_I64(column * _WORDS + word)])), mask)
-                total = builder.or_(total, builder.select(bits, ir.Constant(lanes, [1 << column] * 64), zero))
-            builder.store(total, builder.gep(out, [_I64(word)]), align=1)
+        at_sums, at_rows, at_bounds, at_counts = (
+            _data(context, builder, kind, array, _I64(0))
+            for kind, array in ((sums, args[0]), (rows, args[1]), (bounds, args[4]), (counts, args[5]))
+        )
+
+        def load(base: Any, number: Any) -> Any:
+            return builder.load(_at(builder, base, builder.mul(number, _I64(_BYTES))), align=8)
+
+        def emit(columns: int) -> None:
+            digits = [load(at_sums, _I64(column)) for column in range(columns)]
+            last = [load(at_rows, args[2])]  # rows by the last three digits of their distance
+            for digit in reversed(digits[:3]):
+                last = [builder.and_(some, bits) for some in last for bits in (builder.not_(digit), digit)]
+            with cgutils.for_range(builder, builder.add(builder.udiv(args[3], _I64(8)), _I64(1))) as loop:
+                eight = builder.mul(loop.index, _I64(8))
+                masks = builder.bitcast(at_bounds, _I64.as_pointer())
+                first: Any = ir.Constant(_VECTOR, [-1] * _WORDS)  # rows with the other digits of these eight distances
+                for column, digit in enumerate(digits[3:], 3):
+                    mask = builder.load(
+                        builder.gep(masks, [builder.add(builder.mul(eight, _I64(columns)), _I64(column))])
+                    )
+                    first = builder.and_(first, builder.xor(digit, _splat(builder, mask)))
+                whole = ir.IntType(BLOCK)
+                some = builder.icmp_unsigned("!=", builder.bitcast(first, whole), whole(0))
+                with builder.if_then(some):
+                    count_bits = cgutils.get_or_insert_function(
+                        builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.ctpop.v{_WORDS}i64"
+                    )
+                    for number, these in enumerate(last):
+                        place = _at(builder, at_counts, builder.mul(builder.add(eight, _I64(number)), _I64(_BYTES)))
+                        more = builder.call(count_bits, [builder.and_(first, these)])
+                        builder.store(builder.add(builder.load(place, align=8), more), place, align=8)
+
+        with builder.if_else(builder.icmp_unsigned("<=", args[3], _I64(_SHORT))) as (then, otherwise):
+            with then:
+                emit(_FEW_COLUMNS)
+            with otherwise:
+                emit(_MANY_COLUMNS)
         return context.get_dummy_value()
 
-    return types.none(sums, distances), codegen
+    return types.none(sums, rows, types.intp, types.intp, bounds, counts), codegen
 
 
 @_kernel
@@ -835,38 +873,27 @@ def _within(planes, live, start, stop, queries, bounds, places, out_distances, o
 
 
 @_kernel
-def _histograms(planes, live, start, stop, queries, relevant, which, bounds, distances, out):
+def _histograms(planes, live, start, stop, queries, relevant, which, bounds, out):
     """Add to int64 (2, Q, 8 P + 1) the rows at each distance, and the relevant ones."""
     bits = planes.shape[1]
     _, laid, sums, hits = _scratch(bits, 1)
-    # Neighbouring rows are often equally far: four counters in turn do not wait for one another's store.
-    counters = np.empty((4, bits + 1), dtype=np.int64)
-    full = ~np.uint64(0)
+    counts = np.empty((2, bits + 8, _WORDS), dtype=np.uint64)
     for number in range(len(queries)):
         _lay_out(queries[number : number + 1], bits, False, laid)
-        counters[:] = 0
+        counts[:] = 0
+        ours = relevant[which[number]]
         for block in range(start, stop):
             # Adding starts from 0, and nothing is beyond the greatest distance.
             _near(planes, block * bits * _BYTES, laid, 0, bits, bounds, len(bounds) - 1, sums, hits)
-            _spread(sums, distances)
+            _count(sums, live, block, bits, bounds, counts[0])
+            some = np.uint64(0)
             for word in range(_WORDS):
-                base = 64 * word
-                alive = live[block, word]
-                if alive == full:
-                    for row in range(base, base + 64, 4):
-                        counters[0, distances[row]] += 1
-                        counters[1, distances[row + 1]] += 1
-                        counters[2, distances[row + 2]] += 1
-                        counters[3, distances[row + 3]] += 1
-                while alive != full and alive:
-                    counters[0, distances[base + _lowest_bit(alive)]] += 1
-                    alive &= alive - np.uint64(1)
-                found = relevant[which[number], block, word] & live[block, word]
-                while found:
-                    out[1, number, distances[base + _lowest_bit(found)]] += 1
-                    found &= found - np.uint64(1)
-        for distance in range(out.shape[2]):
-            out[0, number, distance] += counters[:, distance].sum()
+                some |= ours[block, word]
+            if some:
+                _count(sums, ours, block, bits, bounds, counts[1])
+        for kind in range(2):
+            for distance in range(out.shape[2]):
+                out[kind, number, distance] += np.int64(counts[kind, distance].sum())
 
 
 @_kernel

@@ -136,10 +136,11 @@ class Index:
         self.model, self.bits, self.preprocess = maker
         self.device, self.ids, self._paths = device, ids, paths
         size, width = len(ids), -(-maker.bits // 8)
-        need_memory(size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
+        in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
+        copies = 1 if in_order else 2
+        need_memory(copies * size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
         if device.partition(":")[0] not in ("cpu", "cuda"):
             raise CodesError(f"An index is kept on device 'cpu' or 'cuda', not {device!r}.")
-        in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
         if device == "cpu" and in_order:
             from hashzoo.search import cpu
 

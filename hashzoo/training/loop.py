@@ -143,6 +143,8 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         commit=commit,
         versions=machine.versions(),
         init="from the backbone's published weights" if settings.pretrained else "from random weights",
+        base_model=getattr(accelerator.unwrap_model(model).backbone, "base_model", None),
+        data_license=pool.license,
     )
     return write_model(folder, accelerator.unwrap_model(model), recipe, pool, facts)
 

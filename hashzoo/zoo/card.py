@@ -15,10 +15,11 @@ from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import ConfigError
 from hashzoo.files import write_text
 from hashzoo.zoo.index import describe
-from hashzoo.zoo.results import ResultRow, Results
+from hashzoo.zoo.results import Results
 
 BEGIN = "<!-- hashzoo:begin, generated; write your own paragraphs below hashzoo:end -->"
 END = "<!-- hashzoo:end -->"
+FRONT = re.compile(r"\A---\r?\n(.*?)\n---(?:\r?\n|\Z)", re.DOTALL)
 
 
 def write_card(folder: str | Path) -> None:
@@ -33,7 +34,8 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
 
     Args:
         folder: a model's folder with at least one result.
-        old: the card as it is; text after its generated block is kept.
+        old: the card as it is; text outside its generated block is kept, below the new one, and so is metadata under
+            keys that hashzoo does not write.
         source: what the card's example loads; default what the old card's does, else the model's name.
 
     Raises:
@@ -58,24 +60,47 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
         size=describe(folder)["size"], source=source or (named[1] if named else config.name),
     )  # fmt: skip
     own = own_words(old)
-    front = yaml.safe_dump(_metadata(config, results.rows), sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
+    text = f"{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
+    return _with_front(_metadata(config, results), old, text)
 
 
 def own_words(card: str) -> str:
-    """Return what people wrote below a card's generated block."""
-    return card.partition(END)[2].strip()
+    r"""Return what people wrote around a card's generated block; all but the metadata of a card that has none.
+
+    >>> own_words(f"---\nlicense: mit\n---\nAbove.\n{BEGIN}\n# demo\n{END}\nBelow.")
+    'Above.\n\nBelow.'
+    """
+    above, _, rest = FRONT.sub("", card).partition(BEGIN)
+    return "\n\n".join(filter(None, (above.strip(), rest.partition(END)[2].strip())))
 
 
 def merge_own(card: str, other: str) -> str | None:
-    """Give `card` the words that people wrote in `other`; None if it has others of its own."""
+    """Give `card` the words and metadata that people wrote in `other`; None if it has other words of its own."""
     ours, theirs = own_words(card), own_words(other)
-    if theirs in ours:
-        return card
-    return f"{card.rstrip()}\n\n{theirs}\n" if not ours else None
+    if theirs not in ours:
+        if ours:
+            return None
+        card = f"{card.rstrip()}\n\n{theirs}\n"
+    return _with_front(_front(card), other, FRONT.sub("", card))
 
 
-def _metadata(config: ModelConfig, rows: tuple[ResultRow, ...]) -> dict[str, Any]:
+def _front(card: str) -> dict[str, Any]:
+    """Read a card's metadata; a card is anybody's, and what cannot be read is as good as none."""
+    found = FRONT.match(card)
+    try:
+        data = yaml.safe_load(found[1]) if found else None
+    except (yaml.YAMLError, RecursionError):
+        data = None
+    return data if isinstance(data, dict) else {}
+
+
+def _with_front(metadata: dict[str, Any], other: str, text: str) -> str:
+    """Put metadata before a card's text, and what `other` has under further keys."""
+    front = metadata | {key: value for key, value in _front(other).items() if key not in metadata}
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{text}"
+
+
+def _metadata(config: ModelConfig, facts: Results) -> dict[str, Any]:
     """The card's metadata, as the Hub reads it; the protocol is the data set's config, so that two never merge."""
     results = [
         {
@@ -90,11 +115,13 @@ def _metadata(config: ModelConfig, rows: tuple[ResultRow, ...]) -> dict[str, Any
                 }
             ],
         }
-        for row in rows
+        for row in facts.rows
     ]
+    base_model = {"base_model": facts.training.base_model} if facts.training.base_model else {}
     return {
         "library_name": "hashzoo",
         "license": config.license,
+        **base_model,
         "pipeline_tag": "image-feature-extraction",
         "tags": ["hashzoo", "image-retrieval", "deep-hashing", "learning-to-hash", config.method, f"{config.bits}-bit"],
         "datasets": [config.dataset],

@@ -6,13 +6,16 @@ known file names of that commit are asked for, and every file is held against it
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import urllib.parse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -33,6 +36,36 @@ OFFICIAL = "https://huggingface.co"
 
 Files = dict[str, tuple[str, int]]  # name -> (sha256, or git's sha1 where that is all the Hub has; bytes)
 T = TypeVar("T")
+_access: ContextVar[tuple[str | bool | None, bool]] = ContextVar("access", default=(None, False))
+
+
+@contextlib.contextmanager
+def access(token: str | bool | None = None, local_files_only: bool = False) -> Iterator[None]:
+    """Set how the Hub is reached inside a `with`, in the terms of huggingface_hub.
+
+    Args:
+        token: in place of the user's own; False sends none.
+        local_files_only: ask the Hub nothing.
+
+    >>> with access(token="mine"):
+    ...     user_token()
+    'mine'
+    """
+    before = _access.set((token, local_files_only))
+    try:
+        yield
+    finally:
+        _access.reset(before)
+
+
+def user_token(*, to_write: bool = False) -> str | None:
+    """The token to send where one is needed; `HF_HUB_DISABLE_IMPLICIT_TOKEN=1` keeps it for writing."""
+    token, _ = _access.get()
+    if isinstance(token, str):
+        return token
+    if token is False or (token is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and not to_write):
+        return None
+    return get_token()
 
 
 @dataclass(frozen=True)
@@ -106,18 +139,20 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
         if pinned is None or commit is None:
             commit, known, token = list_files(repo, revision)
         _check_listing(repo, known or {})
+        _record(repo, f"{commit}.json", json.dumps(known))  # first, so that a part is never taken for the whole
         files = _choose(known or {}, wanted)
         for name in _wrong(repo, commit, files):
             token = download(repo, commit, name, files[name], token)
     except UnreachableError as error:
-        folder = None if pinned else _from_cache(repo, revision, wanted)
-        if folder is None:
-            raise UnreachableError(
-                f"{error} {repo} is not in the cache: go online, put its folder under $HASHZOO_PATH, or load "
-                "'local-dir:FOLDER'."
-            ) from error
-        return folder
-    _record(repo, revision, commit, known or {})
+        kept, lacking = _from_cache(repo, revision, pinned, wanted)
+        if kept and not lacking:
+            return snapshot(repo, kept)
+        state = f"whole in the cache ({lacking[0]} is missing or damaged)" if kept else "in the cache"
+        raise UnreachableError(
+            f"{error} {repo} is not {state}: go online, put its folder under $HASHZOO_PATH, or load 'local-dir:FOLDER'."
+        ) from error
+    if revision != commit:
+        _record(repo, _revision_file(revision), commit)
     return snapshot(repo, commit)
 
 
@@ -137,13 +172,20 @@ def list_hub(
     tags = ["hashzoo", method, f"{bits}-bit" if bits else None]
     tags += [f"dataset:{dataset}" if dataset else None, f"license:{license}" if license else None]
     wanted = [tag for tag in tags if tag]
-    found, _ = ask(
-        lambda token: list(
-            HfApi(token=token).list_models(filter=wanted, author=author, sort="downloads", full=True, cardData=True)
-        ),
-        "the list of models",
-    )
-    return [_describe(model) for model in found]
+
+    def models(token: bool | str, cards: bool = True) -> list[Any]:
+        found = HfApi(token=token).list_models(
+            filter=wanted, author=author, sort="downloads", full=True, cardData=cards
+        )
+        try:
+            return list(found)
+        except TypeError:
+            if not cards:
+                raise
+            # the client stumbles over a card with a key such as `self`; without cards, tags tell the most
+            return models(token, cards=False)
+
+    return [_describe(model) for model in ask(models, "the list of models")[0]]
 
 
 def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -> tuple[T, bool | str]:
@@ -158,12 +200,14 @@ def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -
         HubError: the Hub refuses, does not know it, or fails.
         UnreachableError: there is no way to the Hub.
     """
+    if _access.get()[1]:
+        raise UnreachableError("The Hub is not asked (local_files_only).")
     check_endpoint()
     try:
         try:
             return call(token), token
         except errors.HfHubHTTPError as error:
-            mine = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+            mine = user_token()
             if token or not mine or error.response.status_code not in (401, 403):
                 raise
             warn_of_endpoint()
@@ -253,7 +297,12 @@ def download(repo: str, commit: str, name: str, expected: tuple[str, int], token
     what = f"{name} of {repo} at {commit[:12]}"
     # the client makes file names of the etag and trusts the length, so both are looked at first
     head, token = ask(lambda token: huggingface_hub.get_hf_file_metadata(url, token=token), what, token)
-    if not (_is_hex(head.etag, 40) or _is_hex(head.etag, 64)) or head.commit_hash != commit:
+    xet = head.xet_file_data
+    if (
+        not (_is_hex(head.etag, 40) or _is_hex(head.etag, 64))
+        or head.commit_hash != commit
+        or not (xet is None or _is_hex(xet.file_hash, 64))
+    ):
         raise HubError(
             f"{constants.ENDPOINT} answers for {what} with an etag or commit that is no hash; do not trust it."
         )
@@ -311,16 +360,18 @@ def _cached(repo: str, commit: str, name: str) -> bool:
     return (snapshot(repo, commit) / name).exists()
 
 
-def _record(repo: str, revision: str, commit: str, files: Files) -> None:
-    """Keep a commit's hashes beside its files, so that they can be checked without a network."""
+def _record(repo: str, name: str, text: str) -> None:
+    """Keep a commit's hashes, or a revision's commit, beside the files: to check and find them without a network."""
     folder = _home(repo) / "hashzoo"
     try:
-        folder.mkdir(exist_ok=True)
-        write_text(folder / f"{commit}.json", json.dumps(files))
-        if revision != commit:
-            write_text(folder / f"{urllib.parse.quote(revision, safe='')}.revision", commit)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, text)
     except OSError:
         pass  # a cache that cannot be written still serves; only a later look needs the Hub again
+
+
+def _revision_file(revision: str) -> str:
+    return f"{urllib.parse.quote(revision, safe='')}.revision"
 
 
 def recorded(repo: str, commit: str) -> Files | None:
@@ -332,24 +383,24 @@ def recorded(repo: str, commit: str) -> Files | None:
         return None
 
 
-def _from_cache(repo: str, revision: str, wanted: tuple[str, ...]) -> Path | None:
-    """Find a revision in the cache without the Hub: one that was fetched whole before, or a cache filled by hand."""
+def _from_cache(
+    repo: str, revision: str, pinned: Files | None, wanted: tuple[str, ...]
+) -> tuple[str | None, list[str]]:
+    """Find a revision in the cache without the Hub: its commit, if any of it is there, and the files it lacks."""
     commit = revision
     if not _is_hex(revision, 40):
-        name = urllib.parse.quote(revision, safe="")
-        places = [
-            _home(repo) / "hashzoo" / f"{name}.revision",
-            *([_home(repo) / "refs" / name] if ".." not in name else []),
-        ]
-        kept = [place.read_text(encoding="utf-8").strip() for place in places if place.is_file()]
+        # a cache that was filled by hand has refs/ alone
+        places = [_home(repo) / "hashzoo" / _revision_file(revision), _home(repo) / "refs" / revision]
+        inside = [place for place in places if _home(repo) in place.parents and ".." not in place.parts]
+        kept = [place.read_text(encoding="utf-8").strip() for place in inside if place.is_file()]
         commit = next((text for text in kept if _is_hex(text, 40)), "")
-    if not commit:
-        return None
-    files = recorded(repo, commit)
+    if not commit or not snapshot(repo, commit).is_dir():
+        return None, []
+    files = pinned or recorded(repo, commit)
     if files is not None:
-        return None if _wrong(repo, commit, _choose(files, wanted)) else snapshot(repo, commit)
-    whole = all(_cached(repo, commit, name) for name in REQUIRED if name in wanted)
-    return snapshot(repo, commit) if whole else None  # config.json's own hash of the weights is checked on opening
+        return commit, _wrong(repo, commit, _choose(files, wanted))
+    # nothing says what the commit holds; config.json's own hash of the weights is checked on opening
+    return commit, [name for name in REQUIRED if name in wanted and not _cached(repo, commit, name)]
 
 
 def _is_hex(text: Any, digits: int) -> TypeGuard[str]:
@@ -358,8 +409,10 @@ def _is_hex(text: Any, digits: int) -> TypeGuard[str]:
 
 def _explain(error: Exception, what: str) -> HubError:
     """Say in a sentence what happened, and the way out."""
+    while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # an upload's own reason
     if isinstance(error, errors.GatedRepoError):
-        return HubError(f"{what} is gated: ask for access on its page, then log in with `hf auth login`.")
+        return HubError(f"Access to {what} is gated: ask for it on the model's page, then log in with `hf auth login`.")
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"The Hub does not have {what}: no such branch, tag or commit; leave it out for the newest.")
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -368,45 +421,57 @@ def _explain(error: Exception, what: str) -> HubError:
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return HubError(f"The Hub does not have {what}; the repository may have changed, look at its page.")
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return HubError(
-                f"The Hub refuses {what} ({status}); log in with `hf auth login` as someone who may do that."
-            )
-        if status == 412:
-            return HubError(
-                f"{what} changed on the Hub meanwhile; nothing was uploaded. Look at the change, then try again."
-            )
+    status = _status(error)
+    if status in (401, 403):
+        return HubError(f"The Hub refuses {what} ({status}); log in with `hf auth login` as someone who may do that.")
+    if status == 412:
+        return HubError(
+            f"{what} changed on the Hub meanwhile; nothing was uploaded. Look at the change, then try again."
+        )
+    if status is not None:
         return HubError(f"The Hub answers {status} for {what}; try again later.")
     if isinstance(error, httpx.HTTPError | ConnectionError | errors.LocalEntryNotFoundError):
         return UnreachableError(f"The Hub cannot be reached for {what} ({type(error).__name__}).")
+    disk = _disk(error)
+    if disk is not None:
+        return HubError(f"{what} cannot be kept in {constants.HF_HUB_CACHE} ({disk}); set HF_HOME to another place.")
+    return HubError(f"{what} did not get through ({str(error).partition(chr(10))[0]}); try again.")
+
+
+def _status(error: Exception) -> int | None:
+    """The Hub's answer; the Xet client says it in its message only."""
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code
+    said = re.search(r"HTTP status \w+ error \((\d{3}) ", str(error))
+    return int(said[1]) if said else None
+
+
+def _disk(error: Exception) -> str | None:
+    """Why a file cannot be written; likewise."""
     if isinstance(error, OSError) and error.errno is not None:
-        return HubError(
-            f"{what} cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); set HF_HOME to another place."
-        )
-    return HubError(f"{what} did not come whole ({str(error).partition(chr(10))[0]}); try again.")
+        return error.strerror
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(said[1]) if said else None
+    return os.strerror(number) if number in (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS) else None
 
 
 def _describe(model: Any) -> HubModel:
     """Read what a listing needs from tags and card data; a card is anybody's, so nothing in it is relied on."""
-    card = model.card_data.to_dict() if model.card_data else {}
-    bits = [tag for tag in model.tags or [] if re.fullmatch(r"[0-9]{1,4}-bit", tag)]
-    protocol = value = None
-    try:
-        first = card["model-index"][0]["results"][0]
-        protocol, value = str(first["dataset"]["config"]), float(first["metrics"][0]["value"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        pass
-    datasets = [tag.removeprefix("dataset:") for tag in model.tags or [] if tag.startswith("dataset:")]
-    license = card.get("license")
+    tags = [tag for tag in model.tags or [] if tag.isprintable()]  # such do a terminal no harm
+    bits = [int(tag.removesuffix("-bit")) for tag in tags if re.fullmatch(r"[0-9]{1,4}-bit", tag)]
+    datasets, licenses = (
+        [tag.removeprefix(kind) for tag in tags if tag.startswith(kind)] for kind in ("dataset:", "license:")
+    )
+    results = getattr(model.card_data, "eval_results", None)
+    first = results[0] if isinstance(results, list) and results else None
+    protocol, value = getattr(first, "dataset_config", None), getattr(first, "metric_value", None)
     return HubModel(
         name=model.id,
-        bits=int(bits[0].removesuffix("-bit")) if bits else None,
-        dataset=datasets[0] if datasets else None,
-        protocol=protocol,
-        map=value,
-        license=license if isinstance(license, str) else None,
+        bits=next(iter(bits), None),
+        dataset=next(iter(datasets), None),
+        protocol=protocol if isinstance(protocol, str) and protocol.isprintable() else None,
+        map=float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None,
+        license=next(iter(licenses), None),
         downloads=model.downloads,
         commit=model.sha,
     )

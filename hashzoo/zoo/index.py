@@ -146,8 +146,12 @@ def list_models(
     ]
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, wanted: tuple[str, ...] | None = None) -> Path:
     """Find a model's folder by name, `local-dir:PATH` or `hf-hub:org/repo[@revision]`; fetch it if it is only on the Hub.
+
+    Args:
+        name: what `hashzoo.load` takes.
+        wanted: files to fetch where it is only on the Hub; default all that a model may have.
 
     Raises:
         UnknownNameError: there is no such model or folder.
@@ -164,7 +168,7 @@ def resolve(name: str) -> Path:
     if name.startswith("hf-hub:"):
         from hashzoo.zoo import hub
 
-        return hub.fetch(*hub.parse(name))
+        return hub.fetch(*hub.parse(name), wanted=wanted or hub.FILES)
     if any(mark in name for mark in "/\\:"):
         raise UnknownNameError(
             f"{name!r} is no model name; for a folder write 'local-dir:{name}', for the Hub 'hf-hub:org/repo'."
@@ -176,7 +180,7 @@ def resolve(name: str) -> Path:
     if info.repo and info.commit and not (info.folder / "config.json").exists():
         from hashzoo.zoo import hub
 
-        return hub.fetch(info.repo, info.commit, info.files)
+        return hub.fetch(info.repo, info.commit, info.files, wanted or hub.FILES)
     return info.folder
 
 

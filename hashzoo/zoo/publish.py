@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from hashzoo.config import ModelConfig, read_json
@@ -126,7 +126,7 @@ def plan(folder: str | Path, repo: str) -> Plan:
     return Plan(repo, folder, parent, states, sizes, card, version, f"v{max(numbers, default=0) + 1}")
 
 
-def push(plan: Plan, *, private: bool = False, pr: bool = False) -> str:
+def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | None = None) -> str:
     """Carry a plan out: one commit with its files, then a version tag, then the zoo's index.
 
     A push that was stopped is finished by the next: the commit is there whole or not at all.
@@ -135,6 +135,7 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False) -> str:
         plan: from `plan`, a moment ago; a commit that came between is not overwritten.
         private: of a repository that is made now.
         pr: open a pull request in place of a commit on the main branch.
+        message: of the commit.
 
     Returns:
         The address of the commit or pull request, or a sentence that nothing had changed.
@@ -158,19 +159,30 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False) -> str:
         ]
         made = _write(
             lambda api: api.create_commit(
-                repo, operations, commit_message=f"Publish {plan.folder.name}", parent_commit=parent, create_pr=pr
+                repo,
+                operations,
+                commit_message=message or f"Publish {plan.folder.name}",
+                parent_commit=parent,
+                create_pr=pr,
             ),
             repo,
         )
         if pr:
             return str(made.pr_url)
         commit, address = made.oid, made.commit_url
+    if plan.changed or plan.version is None:
+        tag = plan.next_version
+        _write(lambda api: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True), f"tag {tag} of {repo}")
+    assert commit is not None
+    try:
         if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
             write_text(plan.folder / "README.md", plan.card)
-    if plan.changed or plan.version is None:
-        _write(lambda api: api.create_tag(repo, tag=plan.next_version, revision=commit, exist_ok=True), repo)
-    assert commit is not None
-    index.set_published(plan.folder, repo, commit)
+        index.set_published(plan.folder, repo, commit)
+    except OSError as error:
+        raise HubError(
+            f"{repo} is published ({address}), but {error.filename or plan.folder} could not be written here "
+            f"({error.strerror}); make it writable and publish again."
+        ) from error
     return address
 
 
@@ -195,7 +207,7 @@ def _write(call: Callable[[HfApi], T], what: str) -> T:
     Raises:
         HubError: nobody is logged in, or the Hub refuses.
     """
-    token = get_token()
+    token = hub.user_token(to_write=True)
     if not token:
         raise HubError("Publishing needs a token that may write; log in with `hf auth login`, or set HF_TOKEN.")
     hub.warn_of_endpoint()

@@ -18,6 +18,8 @@ class TrainingFacts(Schema):
         seconds: wall time of all epochs together, as measured on a machine that may have had other work too.
         commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
         init: where the weights started.
+        base_model: Hub id of the published weights that the backbone started from.
+        data_license: of the training data; None if hashzoo does not know the data set.
     """
 
     protocol: str
@@ -31,6 +33,8 @@ class TrainingFacts(Schema):
     commit: str
     versions: dict[str, str]
     init: str
+    base_model: str | None = None
+    data_license: str | None = None
 
 
 class Health(Schema):
@@ -68,7 +72,7 @@ class ResultRow(Schema):
     queries: int
     database: int
     top_k: int | None
-    ties: Literal["expected"] = "expected"
+    ties: Literal["expected"]
     map: Annotated[float, Field(ge=0, le=1)]
     map_deephash: Annotated[float, Field(ge=0, le=1)]
     precision_at: dict[int, float]

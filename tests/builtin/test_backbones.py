@@ -1,6 +1,7 @@
 """timm and torchvision backbones and the linear head: the shapes they promise are the shapes they give."""
 
 import pytest
+import timm
 import torch
 
 from hashzoo import Backbone, ConfigError, HashModel, HashzooError
@@ -88,6 +89,13 @@ def test_a_size_other_than_timms_own():
     backbone = registry().build("backbone", "timm/vit_tiny_patch16_224", img_size=64).eval()
     assert backbone.preprocess["size"] == (64, 64)
     assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, *backbone.feature_shape) == (1, 192)
+
+
+def test_the_hub_id_of_published_weights(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, pretrained, **more: create(*args, **more))  # no download
+    assert registry().build("backbone", "timm/resnet18", pretrained=True).base_model == "timm/resnet18.a1_in1k"
+    assert registry().build("backbone", "timm/resnet18").base_model is None
 
 
 def test_torchvision_models_with_auxiliary_outputs_are_refused():

@@ -56,6 +56,7 @@ def test_a_named_data_set_under_hashzoo_data(tmp_path, monkeypatch, write_split,
     assert (pool.classes, pool.bounds) == (tiny_pool.classes, {"train": (0, 120), "test": (120, 160)})
     assert pool.copy == tiny_pool.copy
     assert pool.copy.startswith("copy not known to hashzoo (sha256 ")
+    assert pool.license == "unknown (so says its Hub card)"
 
 
 def test_the_copy_is_told_by_its_bytes(tiny_pool):
@@ -79,6 +80,7 @@ def test_a_folder_of_parquet_files(tmp_path, write_split, tiny_pool):
     pool = open_pool(str(root / "mine"))
     assert pool.images == tiny_pool.images
     assert (pool.side, pool.classes, pool.bounds["test"]) == (256, tiny_pool.classes, (120, 160))
+    assert pool.license is None
 
 
 def test_labels_that_are_lists(datasets, write_split, tiny_pool):

@@ -2,7 +2,10 @@
 
 import json
 import re
+import secrets
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,27 +13,41 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+import hashzoo
 from hashzoo.files import sha256
-from hashzoo.zoo.card import END
+from hashzoo.zoo.card import BEGIN, END, write_card
 from hashzoo.zoo.index import shipped_folder
 
-from .server import Fault
+from .conftest import SHELL, Client
+from .server import Fault, Hub
 
 NAME = "dsbh-cnn3-cifar10-48bit"
 REPO = f"zoo/{NAME}"
-HASHZOO = """
-import contextlib, io, json, sys
-from hashzoo.cli import main
-for line in json.loads(sys.argv[1]):
-    sys.argv, said, code = ["hashzoo", *line], io.StringIO(), 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    print(json.dumps([code, said.getvalue()]), flush=True)
-"""
-without_xet = pytest.mark.parametrize("hub", [False], indirect=True, ids=["http"])  # where bytes do not matter
+TOKEN = "hf_ann_write"
+without_xet = pytest.mark.parametrize("pair", [False], indirect=True, ids=["http"])  # where bytes do not matter
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["http", "xet"])
+def pair(request, tmp_path_factory):
+    """Run a hub and a client of it for all tests here: to start one that publishes takes seconds."""
+    with Hub(xet=request.param) as hub:
+        client = Client(hub, tmp_path_factory.mktemp("client"))
+        yield hub, client
+        client.close()
+
+
+@pytest.fixture
+def hub(pair):
+    """Give the hub, without repositories; a request it does not know fails the test."""
+    pair[0].clear()
+    yield pair[0]
+    assert not pair[0].unknown, "requests that the test hub does not know"
+
+
+@pytest.fixture
+def client(pair):
+    """Give the client."""
+    return pair[1]
 
 
 @pytest.fixture
@@ -40,103 +57,194 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def hashzoo(client):
-    """Run command lines, one after the other in one process, as ann; give each one's exit code and output."""
+def publish(client, folder):
+    """Publish the folder; give exit code and output, in which no token may be."""
 
-    def hashzoo(*lines, token="hf_ann_write", **options):
-        done = client(HASHZOO, json.dumps([[str(part) for part in line] for line in lines]), token=token, **options)
-        return [json.loads(line) for line in done.stdout.splitlines()]
+    def publish(*options, repo=REPO, token=TOKEN):
+        code, said = client.hashzoo("publish", folder, "--repo", repo, *options, token=token)
+        assert "hf_" not in said
+        return code, said
 
-    return hashzoo
+    return publish
 
 
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def published(hub):
-    return {name: data for name, data in hub.files(REPO).items() if name != ".gitattributes"}
+def published(hub, repo=REPO):
+    return {name: data for name, data in hub.files(repo).items() if name != ".gitattributes"}
 
 
-def test_publish_list_and_load(hub, folder, hashzoo, client):
-    publish = ["publish", folder, "--repo", REPO]
-    ((code, said),) = hashzoo(publish)
+def asked(hub, path):
+    return [entry for entry in hub.log if path in entry.path]
+
+
+# What works
+
+
+def test_publish_and_load(hub, client, folder, publish):
+    code, said = publish()
     assert code == 0, said
     assert "Nothing was sent; 8 files would change" in said
     assert f'hashzoo.load("hf-hub:{REPO}")' in said  # the card, as it would be
+    assert str((folder / "model.safetensors").stat().st_size) in said
     assert REPO not in hub.repos
 
-    (code, said), (again, unchanged) = hashzoo([*publish, "--push"], [*publish, "--push"])
-    assert (code, again) == (0, 0), (said, unchanged)
-    assert "has these files already" in unchanged
+    code, said = publish("--push")
+    assert code == 0, said
     assert published(hub) == files_of(folder)
     assert hub.repos[REPO].tags == {"v1": hub.head(REPO)}
-    assert len([entry for entry in hub.log if "/commit/" in entry.path]) == 1
+    code, said = publish("--push")
+    assert (code, "has these files already" in said) == (0, True), said
+    assert len(asked(hub, "/commit/")) == len(asked(hub, "/tag/")) == 1
+    assert not [entry for entry in hub.log if entry.origin == "cdn" and entry.token == TOKEN]
     card = ModelCard((folder / "README.md").read_text())
-    assert card.data.library_name == "hashzoo"
-    assert [result.dataset_config for result in card.data.eval_results] == ["cifar10-full"]
-    assert card.data.eval_results[0].metric_args["bits"] == 48
+    assert (card.data.library_name, card.data.pipeline_tag) == ("hashzoo", "image-feature-extraction")
 
     # anybody finds and loads it
-    (_, found), (_, none), (_, facts) = hashzoo(
-        ["list", "--hub", "--bits", 48, "--method", "dsbh", "--json"],
-        ["list", "--hub", "--bits", 64, "--json"],
-        ["info", f"hf-hub:{REPO}", "--json"],
-        token=None,
-    )
-    (model,) = json.loads(found)
-    assert (model["name"], model["bits"], model["protocol"]) == (REPO, 48, "cifar10-full")
-    assert 0.5 < model["map"] < 1
-    assert json.loads(none) == []
+    code, facts = client.hashzoo("info", f"hf-hub:{REPO}", "--json", token=None)
+    assert code == 0, facts
     facts = json.loads(facts)
-    assert facts["config"]["bits"] == 48
-    assert (facts["commit"], facts["size"]) == (hub.head(REPO), sum(map(len, files_of(folder).values())))
-    assert "model.safetensors" not in str(list(client.home.rglob("*")))  # facts need no weights
-    ((code, said),) = hashzoo(["fetch", f"hf-hub:{REPO}@v1", "--json"], token=None)
+    assert (facts["config"]["bits"], facts["config"]["license"]) == (48, "apache-2.0")
+    assert facts["results"]["training"]["data_license"] == "unknown (so says its Hub card)"
+    assert (facts["repo"], facts["commit"]) == (REPO, hub.head(REPO))
+    assert facts["size"] == sum(map(len, files_of(folder).values()))
+    assert not (Path(facts["folder"]) / "model.safetensors").exists()  # facts need no weights
+    code, said = client.hashzoo("info", f"hf-hub:{REPO}", token=None)
+    for fact in ("licence of training data", "spread not known", f"{REPO} at {hub.head(REPO)}", facts["folder"]):
+        assert fact in said
+    code, said = client.hashzoo("fetch", f"hf-hub:{REPO}@v1", "--json", token=None)
     assert code == 0, said
     assert files_of(Path(json.loads(said)[0]["folder"])) == files_of(folder)
-    ((code, said),) = hashzoo(["verify", f"hf-hub:{REPO}"], token=None, env={"HF_HUB_OFFLINE": "1"})
-    assert (code, said.strip()) == (0, f"hf-hub:{REPO}: ok")
+    before = len(hub.log)
+    code, said = client.hashzoo("verify", f"hf-hub:{REPO}@{hub.head(REPO)}", token=None)
+    assert (code, said.strip()) == (0, f"hf-hub:{REPO}@{hub.head(REPO)}: ok")
+    assert len(hub.log) == before
+
+
+def card_of(name, bits=48, dataset="cifar10", license="mit", method="dsbh"):
+    return f"""---
+library_name: hashzoo
+license: {license}
+tags: [hashzoo, {method}, {bits}-bit]
+datasets: [{dataset}]
+model-index:
+- name: {name}
+  results:
+  - task: {{type: image-feature-extraction}}
+    dataset: {{type: {dataset}, name: {dataset}, config: {dataset}-full}}
+    metrics: [{{type: mean_average_precision, value: 0.75}}]
+---
+""".encode()
+
+
+RESULT = "model-index: [{name: x, results: [{task: {type: x}, dataset: %s, metrics: [{type: m, value: %s}]}]}]"
+HOSTILE = [  # metadata that anybody can put in a card
+    "model-index: 5",
+    RESULT % ("{type: x, name: y, config: [1]}", ".nan"),
+    RESULT % ('{type: x, name: y, config: "[/b]"}', "0.5"),
+    RESULT % ('{type: x, name: y, config: "\\e[31m"}', "5"),
+    "license: [a, {b: c}]\ndatasets: 5\neval_results: 3",
+    "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nlicense: [*b, *b, *b]",
+    "self: 1",
+    "ignore_metadata_errors: true",
+]
 
 
 @without_xet
-def test_words_of_people_survive(hub, folder, hashzoo):
-    words = b"\nMind the gap.\n"
-    hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + words})
-    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"])
-    assert code == 0, said
-    for card in (hub.files(REPO)["README.md"], (folder / "README.md").read_bytes()):
-        assert card.decode().partition(END)[2].strip() == "Mind the gap."
-    path = folder / "README.md"
-    path.write_text(path.read_text().replace("Mind the gap.", "Other words."))
-    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"])
+def test_list(hub, client):
+    hub.page = 2
+    hub.commit("zoo/dsbh-a-48bit", {"README.md": card_of("a")})
+    hub.commit("zoo/dsbh-b-64bit", {"README.md": card_of("b", 64, license="apache-2.0")})
+    hub.commit("bob/dahp-c-48bit", {"README.md": card_of("c", dataset="flickr25k", method="dahp")})
+    hub.commit("bob/other", {"README.md": b"---\ntags: [48-bit, dsbh]\nlicense: mit\n---\n"})  # no model of hashzoo
+
+    def names(*options):
+        code, said = client.hashzoo("list", "--hub", "--json", *options, token=None)
+        assert code == 0, said
+        return sorted(model["name"].partition("/")[2][5] for model in json.loads(said))
+
+    assert names() == ["a", "b", "c"]
+    assert any("cursor" in entry.query for entry in hub.log)  # by pages
+    assert names("--bits", 48) == ["a", "c"]
+    assert names("--author", "bob") == ["c"]
+    assert names("--dataset", "cifar10") == ["a", "b"]
+    assert names("--method", "dahp") == ["c"]
+    assert names("--license", "mit", "--method", "dsbh") == ["a"]
+    assert names("dsbh-*", "--bits", 64) == ["b"]
+    assert names("--bits", 12) == []
+    code, said = client.hashzoo("list", "--hub", "--author", "bob", token=None)
+    assert code == 0
+    assert re.search(r"hf-hub:bob/dahp-c-48bit +48 +flickr25k +flickr25k-full +0\.7500 +mit +0", said)
+    assert client.hashzoo("list", "--author", "bob")[0] == 2
+
+    for number, metadata in enumerate(HOSTILE):  # each alone must not spoil the list for all
+        hub.commit("bob/bad", {"README.md": f"---\ntags: [hashzoo]\n{metadata}\n---\n".encode()})
+        for form in ([], ["--json"]):
+            code, said = client.hashzoo("list", "--hub", *form, token=None)
+            assert code == 0, (metadata, said)
+            assert "bob/bad" in said and "zoo/dsbh-a-48bit" in said and "\x1b[31m" not in said, number
+
+
+@without_xet
+def test_words_of_people_survive(hub, folder, publish):
+    path, ours = folder / "README.md", (folder / "README.md").read_text()
+    below = f"{ours}\nMind the gap.\n"
+    above = below.replace(BEGIN, f"Not for cats.\n\n{BEGIN}").replace("library_name", "language: en\nlibrary_name")
+    for hubs, words in (
+        (below, "Mind the gap."),
+        (above, "Not for cats.\n\nMind the gap."),
+        ("---\nlicense: mit\nextra_gated_prompt: Be kind.\n---\nMade by hand.\n", "Made by hand."),
+    ):
+        path.write_text(ours)
+        hub.commit(REPO, files_of(folder) | {"README.md": hubs.encode()})
+        code, said = publish("--push")
+        assert code == 0, said
+        for card in (hub.files(REPO)["README.md"].decode(), path.read_text()):
+            assert card.partition(END)[2].strip() == words
+            data = ModelCard(card).data.to_dict()
+            assert data["license"] == "apache-2.0"
+            assert data.get("language") == ("en" if hubs == above else None)
+            assert data.get("extra_gated_prompt") == ("Be kind." if "by hand" in hubs else None)
+        assert publish("--push")[0] == 0
+    path.write_text(path.read_text().replace("Made by hand.", "Other words."))
+    code, said = publish("--push")
     assert code == 2
     assert "has other words of its own" in said
 
 
 @without_xet
-def test_a_private_repository_and_a_pull_request(hub, folder, hashzoo):
-    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push", "--private"])
+def test_a_private_repository_and_a_pull_request(hub, folder, publish):
+    code, said = publish("--push", "--private")
     assert code == 0, said
     assert hub.repos[REPO].private
     head = hub.head(REPO)
     with (folder / "README.md").open("a") as file:
         file.write("\nMy own words.\n")
-    ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push", "--pr"])
+    code, said = publish("--push", "--pr")
     assert code == 0, said
-    assert re.search(r"/discussions/\d+|/pull/\d+|refs/pr", said)
+    assert f"{hub.url}/{REPO}/discussions/1" in said
     assert hub.head(REPO) == head
     assert b"My own words." in hub.files(REPO, "refs/pr/1")["README.md"]
+    assert list(hub.repos[REPO].tags) == ["v1"]
+
+
+# What is refused
 
 
 def pickled(folder):
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
 
 
-def without_seed(folder):
-    results = json.loads((folder / "results.json").read_text())
-    del results["rows"][0]["seed"]
-    (folder / "results.json").write_text(json.dumps(results))
+def without(*keys):
+    def spoil(folder):
+        results = json.loads((folder / "results.json").read_text())
+        for key in keys:
+            del results["rows"][0][key]
+        (folder / "results.json").write_text(json.dumps(results))
+
+    return spoil
 
 
 def other_number(folder):
@@ -155,8 +263,10 @@ def other_weights(folder):
 
 
 UNFIT = {
-    "pytorch_model.bin is no file of a model's folder": pickled,
-    "'rows.0.seed' is wrong": without_seed,
+    "pytorch_model.bin is no file of a model's folder (weights are safetensors only)": pickled,
+    "'rows.0.protocol' is wrong (Field required": without("protocol"),
+    "'rows.0.ties' is wrong (Field required": without("ties"),
+    "'rows.0.seed' is wrong (Field required": without("seed"),
     "README.md does not say what results.json says": other_number,
     "fails its probe": other_weights,
     "has no probe.json": lambda folder: (folder / "probe.json").unlink(),
@@ -164,112 +274,240 @@ UNFIT = {
 
 
 @without_xet
-def test_folders_that_are_not_fit(hub, folder, hashzoo, tmp_path):
-    lines = []
-    for number, spoil in enumerate(UNFIT.values()):
+def test_folders_that_are_not_fit(hub, client, folder, publish, tmp_path):
+    for number, (message, spoil) in enumerate(UNFIT.items()):
         spoilt = Path(shutil.copytree(folder, tmp_path / str(number) / NAME))
         spoil(spoilt)
-        lines.append(["publish", spoilt, "--repo", REPO, "--push"])
-    lines.append(["publish", folder, "--repo", "zoo/bad..name", "--push"])
-    for (code, said), message in zip(hashzoo(*lines), [*UNFIT, "no name of the Hub"], strict=True):
-        assert code == 2
-        assert message in said
+        code, said = client.hashzoo("publish", spoilt, "--repo", REPO, "--push")
+        assert (code, message in said) == (2, True), said
+    code, said = publish("--push", repo="zoo/bad..name")
+    assert (code, "no name of the Hub" in said) == (2, True), said
     assert not hub.repos
 
 
 @without_xet
-def test_who_may_not_publish(hub, folder, hashzoo):
+def test_who_may_not_publish(hub, publish):
     for token, message in ((None, "log in with `hf auth login`"), ("hf_bob_read", "The Hub refuses")):
-        ((code, said),) = hashzoo(["publish", folder, "--repo", REPO, "--push"], token=token)
-        assert code == 2
-        assert message in said
+        code, said = publish("--push", token=token)
+        assert (code, message in said) == (2, True), said
     assert REPO not in hub.repos
 
 
+# Faults
+
+
 @without_xet
-def test_a_commit_that_came_between_is_not_overwritten(hub, folder, hashzoo):
+def test_a_commit_that_came_between_is_not_overwritten(hub, folder, publish):
     hub.commit(REPO, files_of(folder))
     with (folder / "README.md").open("a") as file:
         file.write("\nMy own words.\n")
     between = Fault(method="POST", path="/commit/", times=1)
     between.action = lambda: hub.commit(REPO, {"notes.txt": b"by another"})
     hub.faults.append(between)
-    publish = ["publish", folder, "--repo", REPO, "--push"]
-    (code, said), (again, _) = hashzoo(publish, publish)
-    assert (code, again) == (2, 0)
+    code, said = publish("--push")
+    assert code == 2
     assert "changed on the Hub meanwhile; nothing was uploaded" in said
+    assert publish("--push")[0] == 0
     assert hub.files(REPO)["notes.txt"] == b"by another"
     assert b"My own words." in hub.files(REPO)["README.md"]
 
 
-def test_a_hub_that_fails_or_a_kill(hub, folder, hashzoo, client):
-    hub.faults.append(Fault(method="POST", path="/commit/", delay=60.0, times=1))
-    line = ["publish", str(folder), "--repo", REPO, "--push"]
-    process = client.start(HASHZOO, json.dumps([line]), token="hf_ann_write")
+COMMON = [
+    ("GET", "/revision/main$"), ("POST", "/repos/create$"), ("GET", "/models/[^/]+/[^/]+$"), ("POST", "/validate-yaml$"),
+    ("POST", "/preupload/main$"), ("POST", "/commit/main$"), ("POST", "/tag/[^/]+$"),
+]  # fmt: skip
+LFS = [("POST", "/objects/batch$"), ("PUT", "^/lfs/"), ("POST", "/lfs/verify$")]
+XET = [("GET", "/xet-write-token/"), ("POST", "^/v1/xorbs/"), ("POST", "^/v1/shards$")]
+SAID = {  # by the Hub's answer
+    401: "The Hub refuses",
+    403: "The Hub refuses",
+    404: "The Hub answers 404",
+    500: "The Hub answers 500",
+    503: "The Hub answers 503",
+    "gated": "is gated: ask for it on the model's page",
+    "redirect": "",
+}
+
+
+def test_a_hub_that_fails_at_any_call(hub, client, folder, publish):
+    """Whatever fails, what was there stays, nobody sees a part, no token leaves, and the next push finishes."""
+    picture = (folder / "pr-curve.png").read_bytes()
+    for number, (method, path) in enumerate(XET if hub.xet else [*COMMON, *LFS]):
+        repo, there = f"zoo/model-{number}", [".gitattributes"]
+        for answer, message in SAID.items():
+            (folder / "pr-curve.png").write_bytes(picture + secrets.token_bytes(16))  # large files are sent only once
+            fault = Fault(method, path, status={"gated": 403, "redirect": 307}.get(answer, answer))
+            if answer == "gated":
+                fault.headers = {"X-Error-Code": "GatedRepo"}
+            if answer == "redirect":
+                fault.redirect = f"{hub.cdn_url}/elsewhere"
+            hub.faults[:] = [fault]
+            code, said = publish("--push", repo=repo)
+            case = (method, path, answer, said)
+            assert fault.hits and code == 2, case
+            assert said.count("Error: ") == 1 and f"model-{number}" in said, case
+            # Xet says the number alone, and its storage knows no gate
+            assert message in said or (hub.xet and answer == "gated" and "The Hub refuses" in said), case
+            if repo in hub.repos and "/tag/" not in path:
+                assert list(hub.files(repo)) == there and not hub.repos[repo].tags, case
+            if repo in hub.repos and "/models/[^/]+" in path:
+                break  # the repository is there now, and asked for another way
+        hub.faults.clear()
+        code, said = publish("--push", repo=repo)
+        assert code == 0, (method, path, said)
+        assert published(hub, repo) == files_of(folder)
+        assert hub.head(repo) in hub.repos[repo].tags.values()
+    assert not [entry for entry in hub.log if entry.origin == "cdn" and (entry.token or "").startswith("hf_")]
+    hub.unknown.clear()  # where the redirects led
+
+
+@without_xet
+def test_a_hub_that_fails_at_a_known_model(hub, folder, publish):
+    """Likewise at the calls that only a model that is there already needs."""
+    hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + b"\nMind the fault.\n"})
+    hub.tag(REPO, "v1")
+    for method, path in (("GET", "/refs$"), ("HEAD", "/README.md$"), ("GET", "/README.md$")):
+        for answer in (401, 403, 404, 500, 503):
+            hub.faults[:] = [Fault(method, path, status=answer)]
+            code, said = publish("--push")
+            assert (code, SAID[answer] in said) == (2, True), (method, path, answer, said)
+            assert list(hub.repos[REPO].tags) == ["v1"]
+    hub.faults.clear()
+    assert publish("--push")[0] == 0
+    assert list(hub.repos[REPO].tags) == ["v1", "v2"]
+
+
+def test_killed_in_a_publish(hub, client, folder, publish):
+    (folder / "pr-curve.png").write_bytes((folder / "pr-curve.png").read_bytes() + b"another")
+    hub.faults.append(Fault("POST", "^/v1/shards$" if hub.xet else "/commit/", delay=60.0, times=1))
+    process = client.start(SHELL)
+    process.stdin.write(json.dumps([["publish", str(folder), "--repo", REPO, "--push"], TOKEN]) + "\n")
+    process.stdin.flush()
     deadline = time.monotonic() + 200
     while not hub.faults[0].hits and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert hub.faults[0].hits
-    hub.faults[:] = [Fault(method="POST", path="/commit/", status=500, times=1)]
-    (code, said), (again, _) = hashzoo(line, line)
-    assert (code, again) == (2, 0)
-    assert "The Hub answers 500" in said
+    hub.faults.clear()
+    assert list(hub.files(REPO)) == [".gitattributes"]
+    code, said = publish("--push")
+    assert code == 0, said
     assert published(hub) == files_of(folder)
     assert list(hub.repos[REPO].tags) == ["v1"]
 
 
-ALL = """
-import sys
+# A maintainer's checkout
+
+MODEL = """
+import os, re, sys
 from pathlib import Path
-from hashzoo.zoo import index
-index.INDEX, cards = Path(sys.argv[1]), Path(sys.argv[2])
-index.shipped_folder = lambda: cards
-import hashzoo.cli
-sys.argv = ["hashzoo", *sys.argv[3:]]
-hashzoo.cli.main()
-"""
-LOAD = """
-import sys
-from pathlib import Path
-from hashzoo.zoo import index
-index.INDEX, cards = Path(sys.argv[1]), Path(sys.argv[2])
-index.shipped_folder = lambda: cards
 import hashzoo
-print(hashzoo.load(sys.argv[3], device="cpu").folder)
-model = hashzoo.HashModel.from_pretrained(sys.argv[4])
-model.save_pretrained(sys.argv[5])
-print(model.push_to_hub("zoo/again"))
+name, repo, saved, again, token = sys.argv[1:]
+assert hashzoo.load(name, device="cpu").folder.parent.name == "snapshots"
+model = hashzoo.HashModel.from_pretrained(repo, revision="v1")
+assert model.save_pretrained(saved) is None
+for wrong in (dict(token=False), dict(token="hf_bob_read")):
+    try:
+        model.push_to_hub(again, **wrong)
+    except hashzoo.HashzooError as error:
+        assert "`hf auth login`" in str(error), error
+    else:
+        raise AssertionError("published by nobody")
+card = (model.folder / "README.md").read_bytes()
+assert hashzoo.HashModel.from_pretrained(saved).bits == model.bits
+os.environ.pop("HF_TOKEN")
+print(model.save_pretrained(saved + "-too", push_to_hub=True, repo_id=again, private=True, commit_message="Mine", token=token))
+try:
+    hashzoo.HashModel.from_pretrained(again)
+except hashzoo.HashzooError as error:
+    assert "you may not see it" in str(error), error
+hashzoo.HashModel.from_pretrained(again, token=token)
+hashzoo.HashModel.from_pretrained(again, local_files_only=True)
+assert (model.folder / "README.md").read_bytes() == card  # the Hub's cache stays as it is
+card = (hashzoo.HashModel.from_pretrained(again, local_files_only=True).folder / "README.md").read_text()
+os.environ["HF_TOKEN"] = token
+exec(re.search(r"```python\\n(.*?)```", card, re.DOTALL)[1])
+assert codes.bits == 48 and hits.ids.shape == (2, 2), hits
 """
 
 
 @without_xet
-def test_all_that_ship_and_the_index(hub, folder, client, tmp_path):
-    cards, index = folder.parent / "cards", tmp_path / "index.json"
-    cards.mkdir()
-    folder.rename(cards / NAME)
-    write = "import sys\nfrom pathlib import Path\nfrom hashzoo.zoo import index\n"
-    write += "index.INDEX = Path(sys.argv[1]); index.shipped_folder = lambda: Path(sys.argv[2])\n"
+def test_all_that_ship_and_the_index(hub, client, tmp_path):
+    root, index = tmp_path / "checkout", tmp_path / "checkout" / "hashzoo" / "zoo" / "index.json"
+    shutil.copytree(Path(hashzoo.__file__).parent, root / "hashzoo", ignore=shutil.ignore_patterns("__pycache__"))
+    cards, second = root / "model_cards", "second"
+    shutil.copytree(shipped_folder() / NAME, cards / NAME)
+    shutil.copytree(shipped_folder() / NAME, cards / second)
+    config = json.loads((cards / second / "config.json").read_text())
+    (cards / second / "config.json").write_text(json.dumps(config | {"name": second}))
+    write_card(cards / second)
     index.write_text('{"format": 1, "models": []}')
-    client(write + "index.write_index()", index, cards)
-    done = client(ALL, index, cards, "publish", "--all", "--repo", "zoo", "--push", token="hf_ann_write")
-    assert "/commit/" in done.stdout or hub.head(REPO)[:7] in done.stdout
-    (entry,) = json.loads(index.read_text())["models"]
-    assert (entry["repo"], entry["commit"]) == (REPO, hub.head(REPO))
-    client(write + "index.write_index()", index, cards)  # made anew, it still knows
-    assert json.loads(index.read_text())["models"] == [entry]
 
-    # where the folder is not at hand, the name is fetched at the pinned commit
+    def write_index():
+        subprocess.run([sys.executable, "-W", "ignore", "-m", "hashzoo.zoo.index"], check=True, cwd=root)
+        return {entry["name"]: entry for entry in json.loads(index.read_text())["models"]}
+
+    write_index()
+    maintainer = Client(hub, tmp_path)
+    there = ("env", "-C", str(root))
+    maintainer.shell = maintainer.start(SHELL, through=there)
+    publish_all = ["publish", "--all", "--repo", "zoo"]
+    code, said = maintainer.hashzoo(*publish_all)
+    assert (code, said.count("Nothing was sent; 8 files would change")) == (0, 2), said
+    assert not hub.repos
+    hub.faults.append(Fault("POST", f"/{second}/commit/", status=500))
+    code, said = maintainer.hashzoo(*publish_all, "--push")
+    assert (code, f"{REPO}/commit/" in said, f"The Hub answers 500 for zoo/{second}" in said) == (2, True, True), said
+    hub.faults.clear()
+    hub.log.clear()
+    code, said = maintainer.hashzoo(*publish_all, "--push")
+    assert (code, f"{REPO} has these files already" in said) == (0, True), said
+    assert [entry.path for entry in asked(hub, "/commit/")] == [f"/api/models/zoo/{second}/commit/main"]
+    code, said = maintainer.hashzoo(*publish_all, "--push", "--json")
+    assert (code, [report["pushed"].count("already") for report in json.loads(said)]) == (0, [1, 1])
+    entries = write_index()  # made anew, it still knows
+    assert {name: (entry["repo"], entry["commit"]) for name, entry in entries.items()} == {
+        name: (f"zoo/{name}", hub.head(f"zoo/{name}")) for name in (NAME, second)
+    }
+    assert entries[NAME]["files"]["model.safetensors"][0] == sha256(cards / NAME / "model.safetensors")
+
+    # where the folder is not at hand, the name is fetched at the pinned commit, once
+    here = cards / NAME
+    away = here.rename(tmp_path / NAME)
     hub.commit(REPO, {"model.safetensors": b"newer"})
+    facts = json.loads(maintainer.hashzoo("info", NAME, "--json", token=None)[1])
+    assert (facts["repo"], facts["commit"]) == (REPO, entries[NAME]["commit"])
+    assert facts["size"] == entries[NAME]["size"]
+    assert not (Path(facts["folder"]) / "model.safetensors").exists()
+    code, said = maintainer.hashzoo("verify", NAME, token=None)
+    assert (code, said.strip()) == (0, f"{NAME}: ok")
+    assert files_of(Path(facts["folder"])) == files_of(away)
+    hub.log.clear()
+    assert maintainer.hashzoo("fetch", NAME)[0] == 0
+    assert not hub.log
+    code, said = maintainer.hashzoo("verify", f"hf-hub:{REPO}", token=None)
+    assert (code, "model.safetensors is damaged: its sha256 is not the config's" in said) == (1, True), said
+
+    # the ecosystem's methods; and what the card says works
+    for name in ("cat.jpg", "dog.jpg"):
+        shutil.copy(next((shipped_folder().parent / "examples" / "photos").glob("*.jpg")), root / name)
     saved = tmp_path / "saved"
-    done = client(LOAD, index, tmp_path / "nowhere", NAME, f"{REPO}", saved, token="hf_ann_write", check=False)
-    assert (
-        "WeightsError" in done.stderr or "not the" in done.stderr
-    )  # the newest commit's weights are not config.json's
-    hub.commit(REPO, {"model.safetensors": (cards / NAME / "model.safetensors").read_bytes()})
-    done = client(LOAD, index, tmp_path / "nowhere", NAME, f"{REPO}", saved, token="hf_ann_write")
-    lines = done.stdout.splitlines()
-    assert Path(lines[0]).name == entry["commit"]
-    assert files_of(saved) == files_of(cards / NAME)
-    assert hub.files("zoo/again")["config.json"] == (saved / "config.json").read_bytes()
+    done = maintainer(MODEL, NAME, REPO, saved, "zoo/again", TOKEN, token=TOKEN, through=there)
+    assert files_of(saved) == files_of(away)
+    assert done.stdout.strip() == f"{hub.url}/zoo/again/commit/{hub.head('zoo/again')}"
+    assert hub.repos["zoo/again"].commits[hub.head("zoo/again")].title == "Mine"
+    assert hub.repos["zoo/again"].private
+    maintainer.close()
+
+
+@without_xet
+def test_a_folder_that_cannot_be_written(hub, client, folder, publish):
+    """The Hub has the model then, and the message says so."""
+    hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + b"\nMind the gap.\n"})
+    assert publish()[0] == 0
+    (folder / f".README.md.{client.shell.pid}.partial").mkdir()  # where the new card would be written
+    code, said = publish("--push")
+    assert (code, f"{REPO} is published ({hub.url}/{REPO}/commit/" in said) == (2, True), said
+    assert "README.md" in said and "make it writable and publish again" in said
+    assert list(hub.repos[REPO].tags) == ["v1"]

@@ -1,4 +1,5 @@
 import csv
+import json
 import pickle
 import shutil
 import time
@@ -61,6 +62,8 @@ def test_a_run_and_its_seed(run, tiny_pool):
     assert (model.name, model.bits) == ("dsbh-cnn3-cifar10-12bit", 12)
     assert len(model.encode(tiny_pool.images[:3])) == 3
     assert not list(one.rglob("*.partial"))
+    facts = json.loads((folder / "results.json").read_text())["training"]
+    assert (facts["data_license"], facts["base_model"]) == ("unknown (so says its Hub card)", None)
 
     before = weights(one)
     (folder / "results.json").write_text("measured since")

@@ -1,0 +1,90 @@
+"""Cards as the ecosystem reads them: parsed back with huggingface_hub's own classes."""
+
+import json
+import re
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hashzoo.zoo.card import BEGIN, END, merge_own, own_words, render_card
+from hashzoo.zoo.index import shipped_folder
+
+NAME = "dsbh-cnn3-cifar10-48bit"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(shipped_folder() / NAME, tmp_path / NAME)
+
+
+def edit_results(folder, change):
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    change(results)
+    path.write_text(json.dumps(results))
+
+
+def test_metadata(folder):
+    edit_results(folder, lambda results: results["training"].update(base_model="timm/resnet18.a1_in1k"))
+    data = ModelCard(render_card(folder)).data.to_dict()
+    del data["model-index"]
+    assert data == {
+        "library_name": "hashzoo",
+        "license": "apache-2.0",
+        "base_model": "timm/resnet18.a1_in1k",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["hashzoo", "image-retrieval", "deep-hashing", "learning-to-hash", "dsbh", "48-bit"],
+        "datasets": ["cifar10"],
+        "metrics": ["mean_average_precision"],
+    }
+
+
+def test_two_protocols_do_not_merge(folder):
+    def add(results):
+        results["rows"].append(results["rows"][0] | {"protocol": "cifar10-54k", "map": 0.5, "top_k": 1000})
+
+    edit_results(folder, add)
+    card = ModelCard(render_card(folder))
+    for data in (card.data, ModelCard(str(card)).data):  # as read, and as the client writes it again
+        assert data.model_name == NAME
+        assert [
+            (one.dataset_type, one.dataset_config, one.metric_type, one.metric_value, one.metric_args)
+            for one in data.eval_results
+        ] == [
+            ("cifar10", protocol, "mean_average_precision", value, {"bits": 48, "top_k": top_k, "ties": "expected"})
+            for protocol, value, top_k in (("cifar10-full", 0.742458, "all"), ("cifar10-54k", 0.5, 1000))
+        ]
+
+
+def test_the_first_screen(folder):
+    """Bits, data set and mAP stand before anything else."""
+    screen = ModelCard(render_card(folder)).text.strip().splitlines()[:10]
+    for fact in ("48-bit binary codes", "trained on cifar10", "| 48 | cifar10 | `cifar10-full` | **0.7425** |"):
+        assert fact in "\n".join(screen)
+
+
+def test_the_example_runs(folder, tmp_path, monkeypatch):
+    photos = sorted((shipped_folder().parent / "examples" / "photos").glob("*.jpg"))
+    for name, photo in zip(("cat.jpg", "dog.jpg"), photos, strict=False):
+        shutil.copy(photo, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", render_card(folder), flags=re.DOTALL)
+    made: dict = {}
+    exec(code, made)
+    assert made["codes"].bits == 48
+    assert made["hits"].ids[:, 0].tolist() == [0, 1] and made["hits"].distances[:, 0].tolist() == [0, 0]
+
+
+def test_own_words():
+    block = f"{BEGIN}\n# demo\n{END}\n"
+    assert own_words("") == own_words(f"---\nlicense: mit\n---\n{block}") == ""
+    assert own_words(f"---\nlicense: mit\n---\nA.\n\n{block}\nB.\n") == "A.\n\nB."
+    assert own_words("---\nlicense: mit\n---\n# By hand\n\n---\n") == "# By hand\n\n---"
+
+
+@pytest.mark.parametrize("front", ["a: [", "!!python/object/apply:os.system [ls]", "- a", "[" * 1100, "a: &a [*a]"])
+def test_metadata_that_cannot_be_read(folder, front):
+    card = render_card(folder)
+    assert merge_own(card, f"---\n{front}\n---\nWords.\n").endswith("\n\nWords.\n")
+    assert ModelCard(merge_own(card, f"---\n{front}\n---\n")).data.license == "apache-2.0"
