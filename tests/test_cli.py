@@ -1,10 +1,13 @@
 """The command line as its user meets it: in a process of its own."""
 
+import atexit
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,61 @@ MODEL = "dsbh-cnn3-cifar10-48bit"
 pytestmark = pytest.mark.skipif(MODEL not in SHIPPED, reason=f"{MODEL} does not ship in this checkout")
 
 
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+FORK = """
+import gc, json, os, sys, traceback
+import hashzoo.model, hashzoo.search.cpu, timm, pandas  # what takes seconds
+from hashzoo.cli import main
+gc.freeze()
+for line in sys.stdin:
+    sys.argv, environment, *files = json.loads(line)
+    if (child := os.fork()) == 0:
+        for stream, name in enumerate(files, 1):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream)
+        os.environ.clear()
+        os.environ.update(environment)
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)  # to tear torch down takes a second
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@functools.cache
+def forks() -> subprocess.Popen[str]:
+    """Start a process that runs each command line in a fork of itself."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", FORK], text=True, **pipes)
+    atexit.register(process.kill)
+    return process
+
+
+def environment_with(changes: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("HASHZOO_")} | changes
+
+
+def run(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process of its own that has torch imported already."""
+    command = ["hashzoo", *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = forks()
+        assert process.stdin and process.stdout
+        print(json.dumps([command, environment_with(changes), *map(str, files)]), file=process.stdin, flush=True)
+        code = int(process.stdout.readline())
+        return subprocess.CompletedProcess(command, code, *(file.read_text() for file in files))
+
+
+def run_anew(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a new Python, for changes that are read when it starts."""
     command = [sys.executable, "-m", "hashzoo", *map(str, arguments)]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HASHZOO_")}
-    return subprocess.run(command, capture_output=True, text=True, env={**clean, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment_with(changes), check=False)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +128,7 @@ def test_mistyped_name() -> None:
     refused(run("info", "dsbh-cnn3-cifar10-48bits"), "did you mean", MODEL)
     refused(run("info", "org/model"), "local-dir:org/model")
     refused(run("info", "local-dir:nowhere"), "nowhere", "config.json")
-    refused(run("info", "hf-hub:org/model", HF_HUB_OFFLINE="1"), "switched off", "local-dir:")
+    refused(run_anew("info", "hf-hub:org/model", HF_HUB_OFFLINE="1"), "switched off", "local-dir:")
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -321,11 +375,11 @@ def test_plugins_lists_and_survives_a_broken_one(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[hashzoo.plugins]\nbroken = broken_plugin\n")
-    result = run("plugins", "--json", PYTHONPATH=str(tmp_path))
+    result = run_anew("plugins", "--json", PYTHONPATH=str(tmp_path))
     listing = {plugin["package"]: plugin for plugin in json.loads(result.stdout)["plugins"]}
     assert "boom" in listing["broken-plugin"]["error"]
     assert listing["hashzoo-dahp"]["error"] is None and listing["hashzoo-dahp"]["components"]
-    refused(run("plugins", PYTHONPATH=str(tmp_path), HASHZOO_STRICT_PLUGINS="1"), "broken-plugin", "boom")
+    refused(run_anew("plugins", PYTHONPATH=str(tmp_path), HASHZOO_STRICT_PLUGINS="1"), "broken-plugin", "boom")
     limited = json.loads(run("plugins", "--json", HASHZOO_PLUGINS="dahp").stdout)["plugins"]
     assert [plugin["package"] for plugin in limited] == ["hashzoo", "hashzoo-dahp"]
 
