@@ -125,10 +125,8 @@ def _line_to_fix(error: BaseException, point: importlib.metadata.EntryPoint, mod
     if frames:
         entry = Path(frames[0].filename)
         package = f"{entry.parent}{os.sep}" if entry.name == "__init__.py" else str(entry)
-        own = [frame for frame in frames if frame.filename.startswith(package)][
-            -1
-        ]  # not in code of others that it calls
-        return f"{own.filename}:{own.lineno}"
+        own = [frame for frame in frames if frame.filename.startswith(package)]  # not in code of others that it calls
+        return f"{own[-1].filename}:{own[-1].lineno}"
     named = re.search(r"hashzoo_register_\w+", str(error))  # pluggy and we refuse a hook before it runs
     code = getattr(getattr(module, named[0], None), "__code__", None) if named else None
     return f"{code.co_filename}:{code.co_firstlineno}" if code else f"entry point {point.name} = {point.value}"

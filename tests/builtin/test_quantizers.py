@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from hashzoo import ConfigError
+from hashzoo import ConfigError, Quantizer
 from hashzoo.builtin.quantizers import Sign, Tanh, sign
+from hashzoo.registry import registry
 
 EDGES = [-torch.inf, -3.0, -1.0, -0.5, -1e-45, -0.0, 0.0, 1e-45, 0.5, 1.0, 3.0, torch.inf]
 CODES = [-1.0] * 5 + [1.0] * 7  # -0.0 is a zero: +1
@@ -17,6 +18,18 @@ def test_sign_of_zero_is_plus_one(dtype):
     made = sign(torch.tensor([-2.0, -0.5, -0.0, 0.0, 0.5, 2.0], dtype=dtype))
     assert made.tolist() == [-1, -1, 1, 1, 1, 1]
     assert made.dtype == dtype
+
+
+@pytest.mark.parametrize("quantizer", [Sign("hard-tanh"), Sign("identity"), Tanh(), Tanh(10.0), Tanh(1.0, 10.0)])
+def test_evaluation_is_the_sign(quantizer):
+    quantizer.eval()
+    finite = torch.tensor([EDGES[1:-1]])
+    assert quantizer(finite).tolist() == [CODES[1:-1]]
+    u = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
+    codes = quantizer(u)
+    assert torch.equal(codes > 0, u >= 0)
+    assert torch.equal(codes.abs(), torch.ones_like(u))
+    assert torch.equal(quantizer(u[5:6]), codes[5:6])  # each row depends on itself alone
 
 
 @pytest.mark.parametrize("quantizer", [Sign("hard-tanh"), Sign("identity"), Tanh()])
@@ -92,3 +105,9 @@ def test_tanh_without_end_keeps_its_slope():
 def test_wrong_options(build, message):
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_registered_under_their_names():
+    assert isinstance(registry().build("quantizer", "sign", gradient="identity"), Sign)
+    assert isinstance(registry().build("quantizer", "tanh", beta_end=4.0), Tanh)
+    assert isinstance(Sign(), Quantizer)

@@ -12,7 +12,7 @@ from hashzoo_dahp.attention import ChannelAttention, DualAttentionHead, Position
 from hashzoo_dahp.backbone import ResNet18
 from hashzoo_dahp.loss import DAHPLoss
 
-from hashzoo import ConfigError, HashModel, HashOutput, HashzooError
+from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
 from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
@@ -403,6 +403,7 @@ def test_imagenet_stem_is_torchvision_s_network():
 @pytest.mark.parametrize(("stem", "side", "first"), [("imagenet", 224, (64, 3, 7, 7)), ("cifar", 32, (64, 3, 3, 3))])
 def test_stems(stem, side, first):
     net = ResNet18(stem=stem).eval()
+    assert isinstance(net, Backbone)
     assert net.preprocess == {"size": (side, side)}
     assert net.stem[0].weight.shape == first
     assert parameters(net) == 11_176_512 - 64 * 3 * 49 + math.prod(first)
@@ -491,23 +492,28 @@ def test_recipes():
     assert cifar.quantizer.package == "hashzoo"
 
 
-def test_recipe_trains_on_many_labels():
+@pytest.mark.parametrize(("form", "multi_label"), [("cosine", False), ("bce", True)])
+def test_recipe_trains(form, multi_label):
     recipe = make_recipe(
-        "dahp", bits=48, dataset="cifar10", protocol="cifar10-full", changes={"loss": {"args": {"anchor": "bce"}}}
+        "dahp", bits=48, dataset="cifar10", protocol="cifar10-full", changes={"loss": {"args": {"anchor": form}}}
     )
     torch.manual_seed(0)
     model = HashModel(recipe.backbone, recipe.head, recipe.quantizer, bits=48, preprocess=recipe.preprocess)
-    loss = registry().build("loss", "dahp", bits=48, num_classes=4, multi_label=True, **recipe.loss.args)
-    images = seeded(4, 3, 32, 32, dtype=torch.float32)
-    targets = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1]])
+    loss = registry().build("loss", "dahp", bits=48, num_classes=4, multi_label=multi_label, **recipe.loss.args)
+    assert isinstance(loss, Loss)
+    images = seeded(8, 3, 32, 32, dtype=torch.float32)
+    targets = torch.arange(8) % 4
+    if multi_label:
+        targets = F.one_hot(targets, 4).float() + F.one_hot((targets + 1) % 4, 4).float() * (targets > 1)[:, None]
     # attention is learned from gamma = 0, which holds back the gradient of its convolutions for one step
     waiting = {f"head.position.{layer}.{kind}" for layer in ("query", "key", "value") for kind in ("weight", "bias")}
     # and a bias of the key moves all energies of a row alike, which softmax does not see: its gradient is rounding
     waiting_later = {"head.position.key.bias"}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     values = []
-    for step in range(3):
-        value = total(loss(model(images), targets))
+    for step in range(6):
+        output = model(images)
+        value = total(loss(output, targets))
         optimizer.zero_grad()
         value.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
@@ -516,3 +522,7 @@ def test_recipe_trains_on_many_labels():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.7 * values[0]
+    model.eval()
+    with torch.inference_mode():
+        output = model(images)
+    assert torch.equal(output.codes, torch.where(output.u >= 0, 1.0, -1.0))

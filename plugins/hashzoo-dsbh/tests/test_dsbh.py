@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hashzoo_dsbh.backbone import CNN3
 from hashzoo_dsbh.loss import DSBHLoss, balance
 
-from hashzoo import ConfigError, HashModel, HashOutput, HashzooError
+from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
 from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
@@ -161,8 +161,14 @@ def test_network_is_dsh_s():
     assert h.shape == (2, 64, 3, 3)
     h = F.relu(F.linear(h.flatten(1), w[6], w[7]))
     torch.testing.assert_close(net(x), h)
-    assert net.preprocess == {"size": (32, 32)}
     assert [tuple(p.shape) for p in w[::2]] == [(32, 3, 5, 5), (32, 32, 5, 5), (64, 32, 5, 5), (500, 576)]
+
+
+def test_network_says_what_it_gives():
+    net = CNN3()
+    assert isinstance(net, Backbone)
+    assert (net.num_features, net.feature_shape, net.preprocess) == (500, (500,), {"size": (32, 32)})
+    assert net(torch.zeros(3, 3, 32, 32)).shape == (3, *net.feature_shape)
 
 
 def test_network_starts_at_kaiming_s_normal():
@@ -218,11 +224,12 @@ def from_recipe(bits, num_classes=4, multi_label=False):
 
 
 def test_recipe():
-    recipe, model, _ = from_recipe(48)
+    recipe, model, loss = from_recipe(48)
     assert recipe.name == "dsbh-cnn3-cifar10-48bit"
     assert {recipe.backbone.package, recipe.loss.package} == {"hashzoo-dsbh"}
     assert {recipe.head.package, recipe.quantizer.package} == {"hashzoo"}
     assert sum(p.numel() for p in model.parameters()) == 391_876  # DSH's net with 48 outputs
+    assert isinstance(loss, Loss)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -235,12 +242,19 @@ def test_recipe_trains(bits, multi_label):
         targets = F.one_hot(targets, 4).float() + F.one_hot(targets.flip(0), 4).float()
     optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=1e-3)
     values = []
-    for _ in range(40):
+    for step in range(40):
         output = model(images)
         assert output.codes.abs().eq(1).all()  # discrete in training too
         value = total(loss(output, targets))
         optimizer.zero_grad()
         value.backward()
+        if step == 0:
+            named = [*model.named_parameters(), *loss.named_parameters()]
+            assert [name for name, parameter in named if parameter.grad is None or not parameter.grad.any()] == []
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.5 * values[0]
+    model.eval()
+    with torch.inference_mode():
+        output = model(images)
+    assert torch.equal(output.codes, torch.where(output.u >= 0, 1.0, -1.0))
