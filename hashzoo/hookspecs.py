@@ -15,7 +15,8 @@ def hashzoo_register_heads(register):
     register("my-head", "hashzoo_mine.head:MyHead", summary="What it does in a line")
 ```
 
-Targets are best written `"package.module:Name"`: imported on first use, so that listing imports no torch.
+Targets are best written `"package.module:Name"`: imported on first use, so that listing imports no torch. A line
+`hashzoo_api = 1` in that module says which version of these hooks it was written for.
 The protocols below say what a target must be. All are `torch.nn.Module` classes; they are built by keyword.
 N is the batch size, K the number of bits, C the number of classes.
 """
@@ -30,6 +31,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
+API_VERSION = 1  # goes up when a plugin has to be changed
 hookspec = pluggy.HookspecMarker("hashzoo")
 hookimpl = pluggy.HookimplMarker("hashzoo")
 

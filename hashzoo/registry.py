@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import importlib.resources
 import os
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -36,7 +41,7 @@ class Component:
     kind: str
     name: str
     owner: str
-    target: str | type
+    target: str | Callable[..., Any]
     summary: str
 
     def load(self) -> Any:
@@ -61,17 +66,31 @@ class Component:
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: who ships it, what it registered, or why it failed."""
+    """One entry point: who ships it, what it registered, or why it failed.
+
+    Attributes:
+        error: what went wrong, if it is broken.
+        where: the line to fix then, as "file:line", or the entry point's own line where there is no code to blame.
+        api: the version of the hooks that its module was written for (`hashzoo_api`; 1 where it says nothing).
+    """
 
     name: str
     distribution: str
     version: str
     components: tuple[Component, ...] = ()
     error: str | None = None
+    where: str | None = None
+    api: int = hookspecs.API_VERSION
 
 
-def _collect(name: str, distribution: str, version: str, module: object) -> Plugin:
+def _collect(name: str, distribution: str, version: str, module: ModuleType) -> Plugin:
     """Run the hooks of one plugin in a manager of its own, so that no plugin can disturb another."""
+    api = getattr(module, "hashzoo_api", hookspecs.API_VERSION)
+    if api != hookspecs.API_VERSION:
+        raise PluginError(
+            f"it is written for version {api!r} of the hooks, this hashzoo has {hookspecs.API_VERSION}; update both with "
+            f"`pip install --upgrade hashzoo {distribution}`"
+        )
     for hook in (attribute for attribute in dir(module) if attribute.startswith("hashzoo_register_")):
         if callable(function := getattr(module, hook)) and not hasattr(function, "hashzoo_impl"):
             raise PluginError(f"{hook} is not marked as a hook; put @hookimpl (from hashzoo import hookimpl) above it")
@@ -94,7 +113,23 @@ def _collect(name: str, distribution: str, version: str, module: object) -> Plug
             found[kind, name] = Component(kind, name, distribution, target, summary)
 
         getattr(manager.hook, hook)(register=register)
-    return Plugin(name, distribution, version, tuple(found.values()))
+    return Plugin(name, distribution, version, tuple(found.values()), api=api)
+
+
+def _line_to_fix(error: BaseException, point: importlib.metadata.EntryPoint, module: ModuleType | None) -> str:
+    """Find the plugin's own last line on the way to an error, as "file:line"."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    ours = ("<", *(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (hookspecs, pluggy, importlib)))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    if frames:
+        entry = Path(frames[0].filename)
+        package = f"{entry.parent}{os.sep}" if entry.name == "__init__.py" else str(entry)
+        own = [frame for frame in frames if frame.filename.startswith(package)]  # not in code of others that it calls
+        return f"{own[-1].filename}:{own[-1].lineno}"
+    named = re.search(r"hashzoo_register_\w+", str(error))  # pluggy and we refuse a hook before it runs
+    code = getattr(getattr(module, named[0], None), "__code__", None) if named else None
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else f"entry point {point.name} = {point.value}"
 
 
 class Registry:
@@ -106,6 +141,14 @@ class Registry:
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
         self.plugins = tuple(plugins)
+
+    def add(self, module: ModuleType, distribution: str) -> None:
+        """Run the hooks of a module that no installed package names, as if `distribution` did.
+
+        Raises:
+            PluginError: it registers something it may not.
+        """
+        self.plugins += (_collect(distribution, distribution, "0", module),)
 
     def components(self, kind: str) -> list[Component]:
         """Every component of a kind, built-ins first, then by package."""
@@ -181,12 +224,15 @@ def discover() -> Registry:
         if wanted is not None and not {point.name, owner} & wanted:
             continue
         release = point.dist.version if point.dist else ""
+        module = None
         try:
-            plugins.append(_collect(point.name, owner, release, point.load()))
+            module = point.load()
+            plugins.append(_collect(point.name, owner, release, module))
         except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
             if strict:
                 raise PluginError(f"Plugin {point.name!r} of {owner} is broken: {error}.") from error
-            plugins.append(Plugin(point.name, owner, release, error=f"{type(error).__name__}: {error}"))
+            where = _line_to_fix(error, point, module)
+            plugins.append(Plugin(point.name, owner, release, error=f"{type(error).__name__}: {error}", where=where))
     registry = Registry(plugins)
     if strict and registry.clashes():
         (kind, name), owners = next(iter(registry.clashes().items()))
@@ -198,7 +244,26 @@ def _owner(point: importlib.metadata.EntryPoint) -> str:
     return point.dist.name if point.dist else point.value.partition(".")[0]
 
 
-@functools.cache
+_installed = functools.cache(discover)
+_chosen: ContextVar[Registry | None] = ContextVar("hashzoo_registry", default=None)
+
+
 def registry() -> Registry:
-    """The registry of this process, discovered once."""
-    return discover()
+    """The registry in force: that of the installed packages, discovered once, unless `using` chose another."""
+    chosen = _chosen.get()
+    return _installed() if chosen is None else chosen
+
+
+@contextlib.contextmanager
+def using(chosen: Registry) -> Iterator[Registry]:
+    """Put a registry in force within a block, as tests do.
+
+    >>> with using(Registry([])):
+    ...     registry().components("head")
+    []
+    """
+    token = _chosen.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _chosen.reset(token)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hashzoo.errors import PluginError, UnknownNameError
-from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover
+from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover, registry, using
 
 HEADS = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n    "
 GOOD = HEADS + "register('good', 'zoo_good.head:Head', summary='A good head')\n"
@@ -108,6 +108,7 @@ def test_a_broken_plugin_harms_nobody(good, monkeypatch, case):
     plugin = plugin_of(found, "zoo-broken")
     assert re.match(f"(PluginError: )?{error}", plugin.error), plugin.error
     assert (plugin.name, plugin.version, plugin.components) == ("broken", "1.0", ())
+    assert re.fullmatch(r".*/zoo_broken\.py:[1-4]", plugin.where)
     assert found.build("head", "good").bits == 0
     assert found.get("head", "linear")[0].owner == "hashzoo"
     with pytest.raises(UnknownNameError, match=r"zoo-broken \(broken: "):
@@ -118,6 +119,55 @@ def test_a_broken_plugin_harms_nobody(good, monkeypatch, case):
         discover()
     monkeypatch.setenv("HASHZOO_PLUGINS", "good")
     assert [plugin.name for plugin in discover().plugins] == ["builtin", "good"]
+
+
+PACKAGE = {
+    "entry point": ({"zoo_a/__init__.py": ""}, "entry point a = zoo_a:plugin"),
+    "its own module": (
+        {"zoo_a/__init__.py": "from zoo_a.parts import plugin", "zoo_a/parts.py": "\nimport nowhere"},
+        "zoo_a/parts.py:2",
+    ),
+    "what it calls": ({"zoo_a/__init__.py": "import json\n\nplugin = json.loads('{')"}, "zoo_a/__init__.py:3"),
+    "a beginning like ours": (
+        {"zoo_a/__init__.py": "from zoo_ab import x", "zoo_ab.py": "x = 1\n1 / 0"}, "zoo_a/__init__.py:1"),
+    "syntax": ({"zoo_a/__init__.py": "from zoo_a import parts", "zoo_a/parts.py": "\n\ndef"}, "zoo_a/parts.py:3"),
+    "unknown hook": (
+        {"zoo_a/__init__.py": "class plugin:\n    pass\n\n\n" + HEADS.replace("heads", "hats") + "pass\n"
+         "plugin.hashzoo_register_hats = staticmethod(hashzoo_register_hats)"}, "zoo_a/__init__.py:6"),
+    "refused registration": (
+        {"zoo_a/__init__.py": "from zoo_a import parts as plugin", "zoo_a/parts.py": HEADS + "register(5, 'a:B', summary='')"},
+        "zoo_a/parts.py:4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PACKAGE)
+def test_the_line_to_fix(site, case):
+    files, where = PACKAGE[case]
+    site.add("zoo-a", files, {"a": "zoo_a:plugin"})
+    assert plugin_of(discover(), "zoo-a").where.removeprefix(f"{site.folder}/") == where
+
+
+@pytest.mark.parametrize(
+    ("line", "api"), [("", 1), ("hashzoo_api = 1", 1), ("hashzoo_api = 2", 2), ("hashzoo_api = '1'", "1")]
+)
+def test_the_version_of_the_hooks(site, line, api):
+    site.add("zoo-a", {"zoo_a.py": f"{line}\n{HEADS}register('a', 'a:B', summary='')"}, {"a": "zoo_a"})
+    plugin = plugin_of(discover(), "zoo-a")
+    if api == 1:
+        assert (plugin.api, plugin.error) == (1, None)
+    else:
+        message = f"PluginError: it is written for version {api!r} of the hooks, this hashzoo has 1; update both with"
+        assert plugin.error.startswith(message)
+
+
+def test_a_registry_of_ones_own(good):
+    installed = registry()
+    with using(Registry([])) as empty:
+        assert registry() is empty
+        with pytest.raises(ZeroDivisionError), using(discover()):
+            assert registry().get("head", "good") and 1 / 0
+        assert registry() is empty
+    assert registry() is installed
 
 
 def test_an_entry_point_to_nowhere(good):

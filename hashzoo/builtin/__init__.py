@@ -21,6 +21,16 @@ def hashzoo_register_heads(register: Register) -> None:
 
 
 @hookimpl
+def hashzoo_register_losses(register: Register) -> None:
+    """Classification."""
+    register(
+        "classification",
+        "hashzoo.builtin.losses:Classification",
+        summary="Cross-entropy of a linear classifier on codes",
+    )
+
+
+@hookimpl
 def hashzoo_register_quantizers(register: Register) -> None:
     """The usual quantizers."""
     register(

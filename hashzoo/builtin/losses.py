@@ -1,8 +1,10 @@
-"""Loss terms that several methods share, for plugin authors to build on."""
+"""Loss terms that several methods share, for plugin authors to build on, and the plainest loss made of one."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from hashzoo.hookspecs import HashOutput
 
 
 def pairwise_likelihood(codes: Tensor, labels: Tensor, scale: float, balanced: bool = True) -> Tensor:
@@ -47,3 +49,25 @@ def classification(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets)
     return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+class Classification(nn.Module):
+    """A linear classifier on the codes: what a new backbone, head or quantizer is tried with.
+
+    Args:
+        bits: K.
+        num_classes: C.
+        multi_label: binary cross-entropy in place of cross-entropy.
+
+    >>> u = torch.zeros(2, 12)
+    >>> list(Classification(12, 10)(HashOutput(u=u, codes=u), torch.tensor([3, 9])))
+    ['class']
+    """
+
+    def __init__(self, bits: int, num_classes: int, multi_label: bool = False) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(bits, num_classes)
+
+    def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
+        """Return the term "class"."""
+        return {"class": classification(self.classifier(output.codes), targets)}

@@ -26,9 +26,17 @@ def list_models(
     hub: Annotated[bool, typer.Option("--hub", help="Models on the Hub, by anybody.")] = False,
     author: Annotated[str | None, typer.Option(help="With --hub: only of this user or organisation.")] = None,
     license: Annotated[str | None, typer.Option(help="Only models under this licence, such as apache-2.0.")] = None,
+    methods: Annotated[bool, typer.Option("--methods", help="Methods that `hashzoo train` takes, no models.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List models that load by name, or all that the Hub has."""
+    """List models that load by name, or all that the Hub has, or methods to train with."""
+    if methods:
+        if hub or author or bits or dataset or method or license:
+            raise HashzooError(
+                "--methods lists what is installed and takes a pattern only; leave the other options out."
+            )
+        _list_methods(pattern, as_json)
+        return
     if hub:
         _list_hub(pattern, author=author, dataset=dataset, method=method, bits=bits, license=license, as_json=as_json)
         return
@@ -45,6 +53,24 @@ def list_models(
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "MB"],
         [[m.name, m.bits, m.dataset, m.protocol, m.map, m.license, f"{m.size / 1e6:.1f}"] for m in found],
+    )
+
+
+def _list_methods(pattern: str, as_json: bool) -> None:
+    from hashzoo.registry import registry
+
+    versions = {plugin.distribution: plugin.version for plugin in registry().plugins}
+    found = [item for item in registry().components("method") if fnmatch.fnmatchcase(item.name, pattern)]
+    if as_json:
+        print_json(
+            [
+                {"name": item.name, "package": item.owner, "version": versions[item.owner], "summary": item.summary}
+                for item in found
+            ]
+        )
+        return
+    print_table(
+        ["name", "package", "what it is"], [[m.name, f"{m.owner} {versions[m.owner]}", m.summary] for m in found]
     )
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hashzoo import classification, pairwise_likelihood
+from hashzoo import HashOutput, classification, pairwise_likelihood
+from hashzoo.registry import registry
 
 
 def pairwise_reference(codes, labels, scale, balanced):
@@ -144,3 +145,16 @@ def test_classification(labels):
     wanted = classification_reference(logits, labels, 4)
     assert classification(logits, targets).item() == pytest.approx(wanted, rel=1e-12)
     assert torch.autograd.gradcheck(lambda x: classification(x, targets), (logits,))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_classification_as_a_loss(multi_label):
+    loss = registry().build("loss", "classification", bits=12, num_classes=4, multi_label=multi_label)
+    labels = MULTI["mixed"] if multi_label else SINGLE["mixed"]
+    targets = (
+        torch.tensor([[float(c in row) for c in range(4)] for row in labels]) if multi_label else torch.tensor(labels)
+    )
+    codes = relaxed(len(labels), 12).float()
+    terms = loss(HashOutput(u=torch.zeros_like(codes), codes=codes), targets)
+    wanted = classification_reference(loss.classifier(codes).detach(), labels, 4)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx({"class": wanted}, rel=1e-5)

@@ -14,6 +14,7 @@ from hashzoo_dahp.loss import DAHPLoss
 
 from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
+from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
 
 
@@ -441,14 +442,17 @@ def test_pretrained_weights_are_asked_for_and_kept(monkeypatch, stem):
 # --- the plugin and its recipe --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("backbone", "resnet18"), ("head", "dual-attention"), ("loss", "dahp"), ("method", "dahp")]
+@parametrize_with_checks(
+    [
+        Subject("backbone", "hashzoo-dahp/resnet18", {"stem": "cifar"}),
+        Subject("head", "hashzoo-dahp/dual-attention"),
+        Subject("loss", "hashzoo-dahp/dahp"),
+        Subject("loss", "hashzoo-dahp/dahp", {"anchor": "cosine"}),
+        Subject("method", "hashzoo-dahp/dahp"),  # with the cosine form, as cifar10 has it
+    ]
 )
-def test_registered(kind, name):
-    component, _ = registry().get(kind, name)
-    assert component.owner == "hashzoo-dahp"
-    assert component.summary
-    assert component.load()
+def test_conforms(check):
+    check()
 
 
 @pytest.mark.parametrize(

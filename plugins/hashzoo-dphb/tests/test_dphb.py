@@ -12,6 +12,7 @@ from hashzoo_dphb.loss import DPHBLoss
 
 from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
+from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
 
 
@@ -186,12 +187,19 @@ def test_pretrained_weights_are_asked_for_and_kept(monkeypatch):
 # --- the plugin and its recipe --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["backbone", "loss", "method"])
-def test_registered(kind):
-    component, _ = registry().get(kind, {"backbone": "alexnet"}.get(kind, "dphb"))
-    assert component.owner == "hashzoo-dphb"
-    assert component.summary
-    assert component.load()
+SMALL = {"backbone": {"args": {"fc_features": 64}}, "preprocess": {"size": [64, 64]}}
+
+
+@parametrize_with_checks(
+    [
+        Subject("backbone", "hashzoo-dphb/alexnet", {"fc_features": 64}),
+        Subject("loss", "hashzoo-dphb/dphb"),
+        Subject("loss", "hashzoo-dphb/dphb", {"label": "l2", "scale": 1.0}),
+        Subject("method", "hashzoo-dphb/dphb", SMALL),
+    ]
+)
+def test_conforms(check):
+    check()
 
 
 @pytest.mark.parametrize(

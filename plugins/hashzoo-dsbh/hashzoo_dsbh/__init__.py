@@ -2,6 +2,8 @@
 
 from hashzoo import Register, hookimpl
 
+hashzoo_api = 1
+
 
 @hookimpl
 def hashzoo_register_backbones(register: Register) -> None:

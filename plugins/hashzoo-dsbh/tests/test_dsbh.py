@@ -10,6 +10,7 @@ from hashzoo_dsbh.loss import DSBHLoss, balance
 
 from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
+from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
 
 
@@ -182,12 +183,16 @@ def test_network_starts_at_kaiming_s_normal():
 # --- the plugin and its recipe --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["backbone", "loss", "method"])
-def test_registered(kind):
-    component, _ = registry().get(kind, {"backbone": "cnn3"}.get(kind, "dsbh"))
-    assert component.owner == "hashzoo-dsbh"
-    assert component.summary
-    assert component.load()
+@parametrize_with_checks(
+    [
+        Subject("backbone", "hashzoo-dsbh/cnn3"),
+        Subject("loss", "hashzoo-dsbh/dsbh"),
+        Subject("loss", "hashzoo-dsbh/dsbh", {"balance_over": "sample"}),
+        Subject("method", "hashzoo-dsbh/dsbh"),
+    ]
+)
+def test_conforms(check):
+    check()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,449 @@
+"""The checks. Each builds a component of its own, and raises AssertionError with what it saw if that is not the contract."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, validate
+from hashzoo.errors import HashzooError, PluginError
+from hashzoo.hookspecs import Backbone
+from hashzoo.model import HashModel
+from hashzoo.registry import GROUP, HOOKS, registry
+from hashzoo.testing.rigs import BITS, CLASSES, CONTRACT, BackboneRig, LossRig, MethodRig, Rig, made_up_pool
+from hashzoo.training import read_recipe, train
+from hashzoo.training.loop import build, make_optimizer
+from hashzoo.training.recipe import recipe_toml
+from hashzoo.zoo import load
+from hashzoo.zoo.folder import open_folder, save_folder
+
+if TYPE_CHECKING:
+    from hashzoo.testing import Subject
+
+Check = Callable[["Subject"], None]
+CHECKS: dict[str, dict[str, Check]] = {kind: {} for kind in HOOKS}
+HEAVY = ("torch", "torchvision", "timm", "numba", "datasets", "huggingface_hub")
+
+
+def applies_to(*kinds: str) -> Callable[[Check], Check]:
+    """Enter a check for these kinds; the order of the file is the order of the report."""
+
+    def enter(check: Check) -> Check:
+        for kind in kinds:
+            CHECKS[kind][check.__name__] = check
+        return check
+
+    return enter
+
+
+def expect(condition: object, problem: str, rig: Rig) -> None:
+    """Fail with what was seen, and on what sort of input."""
+    if not condition:
+        raise AssertionError(f"{rig.sort}: {problem}" if rig.sort else problem)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of float32 sums in another order."""
+    return a.shape == b.shape and bool(((a - b).abs() <= 1e-3 * b.abs().max() + 1e-6).all())
+
+
+def gradients(rig: Rig, module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Run forward and backward; the output, and the gradient of the input. Parameters keep theirs."""
+    x = x.clone().requires_grad_()
+    made = rig.read(module, x, labels)
+    if made.requires_grad:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            made.backward(torch.randn_like(made) if made.ndim else None)
+    return made.detach(), x.grad
+
+
+# What it gives
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_builds(subject: Subject) -> None:
+    """It is built with the contract's keywords; what it cannot do, it refuses with a HashzooError."""
+    for rig in subject.rigs:
+        expect(isinstance(rig.module, nn.Module), "it is no torch.nn.Module", rig)
+
+
+@applies_to("backbone")
+def check_attributes(subject: Subject) -> None:
+    """num_features, feature_shape and preprocess are there and agree."""
+    (rig,) = subject.rigs
+    backbone: Any = rig.module
+    expect(isinstance(backbone, Backbone), "it lacks num_features, feature_shape or preprocess", rig)
+    validate(PreprocessConfig, backbone.preprocess, "its preprocess")
+    shape = backbone.feature_shape
+    expect(isinstance(shape, tuple) and len(shape) in (1, 3), f"feature_shape is {shape}, not (D,) or (D, H, W)", rig)
+    expect(
+        backbone.num_features == shape[0], f"num_features is {backbone.num_features}, but feature_shape is {shape}", rig
+    )
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_shapes(subject: Subject) -> None:
+    """The output has the contract's shape, in training and in evaluation."""
+    for rig in subject.rigs:
+        for training in (True, False):
+            made = rig.read(rig.fresh(training), *rig.batch())
+            wanted = rig.shape(rig.rows, BITS)
+            expect(made.shape == wanted, f"the output has shape {tuple(made.shape)}, not {wanted}", rig)
+
+
+@applies_to("head", "loss", "quantizer", "method")
+def check_any_number_of_bits(subject: Subject) -> None:
+    """K may be 4, 12, 48 and more: no power of two, no multiple of 8 is needed."""
+    for rig in subject.rigs:
+        for bits in (48,) if subject.kind == "method" else (4, 12, 48, 65):  # all others have K = 12
+            try:
+                x, labels = rig.batch()
+                if subject.kind in ("loss", "quantizer"):
+                    x = torch.randn(rig.rows, bits)
+                made = rig.read(rig.build(bits), x, labels)
+            except Exception as error:
+                raise AssertionError(f"with K = {bits} it raises {type(error).__name__}: {error}") from error
+            wanted = rig.shape(rig.rows, bits)
+            expect(made.shape == wanted, f"with K = {bits} the output has shape {tuple(made.shape)}, not {wanted}", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer")
+def check_dtypes(subject: Subject) -> None:
+    """float32 goes in, float32 comes out."""
+    for rig in subject.rigs:
+        made = rig.read(rig.fresh(), *rig.batch())
+        expect(made.dtype == torch.float32, f"float32 goes in, {made.dtype} comes out", rig)
+
+
+@applies_to("quantizer")
+def check_training_range(subject: Subject) -> None:
+    """In training, codes are within [-1, 1]."""
+    for rig in subject.rigs:
+        x, labels = rig.batch()
+        made = rig.read(rig.fresh(), 10 * x, labels)
+        expect(made.abs().max() <= 1, f"in training it returns {made.abs().max():.4g}, beyond [-1, 1]", rig)
+
+
+@applies_to("quantizer", "method")
+def check_agrees_with_sign(subject: Subject) -> None:
+    """In evaluation, codes are +1 where u >= 0 and -1 elsewhere, exactly."""
+    for rig in subject.rigs:
+        module = rig.fresh(training=False)
+        quantizer = module.quantizer if isinstance(module, HashModel) else module
+        edges = torch.tensor([[-0.0, 0.0, 1e-45, -1e-45, 1e-8, -1e-8, 1e30, -1e30, 1.0, -1.0, 0.3, -0.3]])
+        for u in (edges, torch.randn(1, BITS), torch.randn(16, BITS), torch.randn(16, BITS) + 1):
+            codes = quantizer(u)
+            wrong = codes != torch.where(u >= 0, 1.0, -1.0)
+            if wrong.any():
+                seen, got = u[wrong][0].item(), codes[wrong][0].item()
+                wanted = "+1" if seen >= 0 else "-1"
+                expect(False, f"in evaluation mode u = {seen:.4g} becomes {got:.4g}, not {wanted}", rig)
+
+
+# Numbers and gradients
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_finite(subject: Subject) -> None:
+    """Values and gradients are finite, for rows of zeros and of hundreds too, at the start and the end of training."""
+    for rig in subject.rigs:
+        x, labels = rig.batch()
+        x[0] = 0.0
+        x[1] *= 100.0
+        module = rig.fresh()
+        staged: list[Any] = [part for part in module.modules() if hasattr(part, "set_progress")]
+        for progress in (0.0, 1.0) if staged else (None,):
+            for part in staged:
+                part.set_progress(progress)
+            when = "" if progress is None else f" at progress {progress:g}"
+            made, gradient = gradients(rig, module, x, labels)
+            expect(made.isfinite().all(), f"values are not finite{when}", rig)
+            for name, found in [("the input", gradient), *((n, p.grad) for n, p in module.named_parameters())]:
+                expect(found is None or found.isfinite().all(), f"the gradient of {name} is not finite{when}", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_gradient_reaches_the_input(subject: Subject) -> None:
+    """Every row of the input gets a gradient."""
+    for rig in subject.rigs:
+        _, gradient = gradients(rig, rig.fresh(), *rig.batch())
+        reached = gradient is not None and gradient.flatten(1).any(dim=1).all()
+        expect(reached, "no gradient reaches some or all rows of the input", rig)
+
+
+@applies_to("head", "loss")
+def check_gradient_reaches_the_parameters(subject: Subject) -> None:
+    """Every learned parameter gets a gradient within two steps; a factor that starts at 0 may hold back others for one."""
+    for rig in subject.rigs:
+        module = rig.fresh()
+        waiting = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        for _ in range(2):
+            module.zero_grad()
+            gradients(rig, module, *rig.batch())
+            with torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    if parameter.grad is not None and parameter.grad.any():
+                        waiting.discard(name)
+                        parameter.sub_(0.1 * parameter.grad)
+        expect(not waiting, f"no gradient reaches the parameter {min(waiting, default='')}", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_bfloat16(subject: Subject) -> None:
+    """Under bfloat16 autocast (a loss: with logits in bfloat16; a quantizer: with such u) all stays finite."""
+    for rig in subject.rigs:
+        x, labels = rig.batch(2)  # many processors are slow at it
+        if isinstance(rig, LossRig):  # training computes losses outside autocast, from what came out of it
+            x.requires_grad_()
+            made = rig.read(rig.fresh(), x, labels, dtype=torch.bfloat16)
+            made.backward()
+            gradient = x.grad
+        elif subject.kind == "quantizer":
+            made, gradient = gradients(rig, rig.fresh(), x.bfloat16(), labels)
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                made, gradient = gradients(rig, rig.fresh(), x, labels)
+        expect(made.is_floating_point() and made.isfinite().all(), "values are not finite", rig)
+        expect(gradient is not None and gradient.isfinite().all(), "the gradient is missing or not finite", rig)
+
+
+# What a row or a batch may depend on
+
+
+@applies_to("backbone", "head", "quantizer", "method")
+def check_evaluation_is_deterministic(subject: Subject) -> None:
+    """In evaluation, the same input gives the same output."""
+    for rig in subject.rigs:
+        module = rig.fresh(training=False)
+        one, two = (rig.read(module, *rig.batch()) for _ in "ab")
+        expect(torch.equal(one, two), "in evaluation mode the same input gives two outputs", rig)
+
+
+@applies_to("backbone", "head", "quantizer", "method")
+def check_rows_are_independent(subject: Subject) -> None:
+    """In evaluation, an item's output is the same alone, in any batch."""
+    for rig in subject.rigs:
+        module = rig.fresh(training=False)
+        x, labels = rig.batch()
+        whole = rig.read(module, x, labels)
+        parts = [rig.read(module, x[part], labels[part]) for part in (slice(0, 1), slice(1, None))]
+        expect(close(torch.cat(parts), whole), "in evaluation mode an item's output depends on its batch", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_order_of_the_batch(subject: Subject) -> None:
+    """Another order of the batch gives the same outputs in that order, and the same loss."""
+    for rig in subject.rigs:
+        training = subject.kind == "loss"
+        x, labels = rig.batch()
+        order = torch.arange(rig.rows).roll(1)
+        whole, moved = (
+            rig.read(rig.fresh(training), x[rows], labels[rows]) for rows in (torch.arange(rig.rows), order)
+        )
+        expect(close(moved, whole if training else whole[order]), "the order of the batch changes the outputs", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_batch_of_one(subject: Subject) -> None:
+    """One item is a batch: encoding one image works, and so does the loss of one."""
+    for rig in subject.rigs:
+        training = subject.kind in ("loss", "quantizer")
+        try:
+            made, gradient = gradients(rig, rig.fresh(training), *rig.batch(1))
+        except Exception as error:
+            raise AssertionError(f"with a batch of one it raises {type(error).__name__}: {error}") from error
+        expect(made.shape == rig.shape(1, BITS), f"a batch of one gives shape {tuple(made.shape)}", rig)
+        finite = made.isfinite().all() and (gradient is None or gradient.isfinite().all())
+        expect(finite, "a batch of one gives values or gradients that are not finite", rig)
+
+
+@applies_to("loss")
+def check_one_class(subject: Subject) -> None:
+    """A batch may hold one class only: no pair is dissimilar."""
+    for rig in subject.rigs:
+        x, labels = rig.batch()
+        made, gradient = gradients(rig, rig.fresh(), x, torch.ones_like(labels))
+        finite = made.isfinite().all() and (gradient is None or gradient.isfinite().all())
+        expect(finite, "a batch of one class gives values or gradients that are not finite", rig)
+
+
+@applies_to("loss", "method")
+def check_multi_label(subject: Subject) -> None:
+    """Several labels an item work, or are refused with a HashzooError when the loss is built."""
+    try:
+        if subject.kind == "method":
+            recipe = MethodRig(subject).recipe()
+            model, loss = build(recipe, made_up_pool(multi_label=True))
+            output = model(MethodRig(subject).batch()[0])
+            targets = torch.from_numpy(made_up_pool(multi_label=True).labels[: MethodRig.rows]).float()
+            total = torch.stack(list(loss(output, targets).values())).sum()
+        else:
+            rig = LossRig(subject, "multi-label")
+            total = rig.read(rig.build(), *rig.batch())
+    except PluginError:
+        raise
+    except HashzooError:
+        return
+    except Exception as error:
+        raise AssertionError(
+            f"multi-label targets are neither accepted nor refused when it is built ({type(error).__name__}: {error})"
+        ) from error
+    if not total.isfinite():
+        raise AssertionError("with multi-label targets the loss is not finite")
+
+
+# What is written and read again
+
+
+@applies_to("backbone", "head", "loss", "quantizer")
+def check_config_round_trip(subject: Subject) -> None:
+    """Every option, defaults too, can stand in a recipe and in config.json, and builds the same component from there."""
+    target = registry().get(subject.kind, subject.ref.name)[0].load()
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(target).parameters.items()
+        if name not in CONTRACT and parameter.default not in (parameter.empty, None)
+    }
+    options = {**defaults, **subject.options}
+    try:
+        ref = ComponentRef(name=subject.ref.name, package=None, args=json.loads(json.dumps(options)))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"its options {options} cannot be written as JSON ({error})") from error
+    for rig in subject.rigs:
+        again = rig.build(ref=ref)
+        again.load_state_dict(rig.module.state_dict())
+        one, two = (rig.read(module.train(subject.kind == "loss"), *rig.batch()) for module in (rig.fresh(), again))
+        expect(close(one, two), f"built from its options as JSON, {ref.args}, it gives other outputs", rig)
+
+
+@applies_to("backbone", "head", "loss", "quantizer", "method")
+def check_state_dict_round_trip(subject: Subject) -> None:
+    """All that it has learned or drawn is in its state_dict: another one that loads it gives the same outputs."""
+    for rig in subject.rigs:
+        torch.manual_seed(1)
+        again = rig.build()
+        again.load_state_dict(rig.module.state_dict())
+        one, two = (rig.read(module.train(subject.kind == "loss"), *rig.batch()) for module in (rig.fresh(), again))
+        expect(close(one, two), "another one that loads its state_dict gives other outputs", rig)
+
+
+@applies_to("backbone", "head", "quantizer")
+def check_zoo_round_trip(subject: Subject) -> None:
+    """A model with it, saved as the zoo keeps models, loads and gives the same codes."""
+    parts = {"backbone": "tiny", "head": "linear", "quantizer": "sign"}
+    refs = {kind: ComponentRef(name=name, package=None) for kind, name in parts.items()} | {subject.kind: subject.ref}
+    if subject.kind == "head" and subject.rigs[-1].sort != "feature maps":
+        refs["backbone"] = ComponentRef(name="tiny", package=None, args={"pooled": True})
+    rig = subject.rigs[0]
+    size = rig.size if isinstance(rig, BackboneRig) else (16, 16)
+    config = ModelConfig(
+        name="under-test", method="under-test", bits=BITS, preprocess=PreprocessConfig(size=size), dtype="float32",
+        backbone=refs["backbone"], head=refs["head"], quantizer=refs["quantizer"],
+        dataset="none", classes=tuple(str(number) for number in range(CLASSES)), weights_sha256="0" * 64,
+    )  # fmt: skip
+    model = HashModel(
+        config.backbone, config.head, config.quantizer,
+        bits=BITS, preprocess=config.preprocess, num_classes=CLASSES,
+    ).eval()  # fmt: skip
+    images = torch.randint(256, (3, 3, *size), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        save_folder(folder, model, config)
+        loaded = open_folder(folder)
+    if not close(loaded.relaxed(images), model.relaxed(images)):
+        raise AssertionError("a model with it, saved and loaded, gives other codes")
+
+
+# A method as a whole
+
+
+@applies_to("method")
+def check_recipe_round_trip(subject: Subject) -> None:
+    """Its recipe fits the schema, and is the same after it was written and read."""
+    recipe = MethodRig(subject).recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "recipe.toml")
+        path.write_text(recipe_toml(recipe), encoding="utf-8")
+        if read_recipe(path) != recipe:
+            raise AssertionError("its recipe, written and read again, is another one")
+
+
+@applies_to("method")
+def check_learns(subject: Subject) -> None:
+    """Its loss falls on a batch seen again and again, and its gradient reaches every parameter of model and loss."""
+    rig = MethodRig(subject)
+    recipe = rig.recipe(optimizer="adamw", lr=1e-4, backbone_lr=1.0)
+    model, loss = build(recipe, made_up_pool())
+    optimizer = make_optimizer(recipe.optimization, model, loss)
+    x, labels = rig.batch(CLASSES)
+    named = [*model.named_parameters(prefix="model"), *loss.named_parameters(prefix="loss")]
+    waiting = {name for name, parameter in named if parameter.requires_grad}
+    values: list[float] = []
+    while not values or (values[-1] > values[0] - 0.2 * abs(values[0]) and len(values) < 40):
+        total = torch.stack(list(loss(model(x), labels).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        waiting -= {name for name, parameter in named if parameter.grad is not None and parameter.grad.any()}
+        optimizer.step()
+        values.append(total.item())
+    if waiting:
+        raise AssertionError(f"no gradient of its loss reaches the parameter {min(waiting)}")
+    if not values[-1] < values[0]:
+        raise AssertionError(
+            f"after {len(values)} steps on one batch its loss went from {values[0]:.4g} to {values[-1]:.4g}"
+        )
+
+
+@applies_to("method")
+def check_trains_and_loads(subject: Subject) -> None:
+    """`hashzoo train` runs it for two steps and writes a model's folder that loads and encodes."""
+    recipe = MethodRig(subject).recipe(epochs=1, batch_size=4, precision="float32")
+    pool = made_up_pool()
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):  # its log is not the report
+        model = load(f"local-dir:{train(recipe, out, device='cpu', pool=pool)}")
+    codes = model.encode(pool.images)
+    if codes != model.encode(pool.images, batch_size=1):
+        raise AssertionError("the trained model's codes depend on the batch")
+
+
+# As it is registered
+
+
+@functools.cache
+def heavy_modules(owner: str) -> list[str]:
+    """Which of the heavy modules a fresh process has loaded after it listed this package's plugins."""
+    code = f"import sys; import hashzoo.registry as r; r.discover(); print(*(n for n in {HEAVY} if n in sys.modules))"
+    names = [
+        point.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist and point.dist.name == owner
+    ]
+    if not names and owner != "hashzoo":
+        raise AssertionError(f"{owner} is not installed, so a fresh process cannot list it; `pip install -e .` first")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HASHZOO_PLUGINS": ",".join(names)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)  # noqa: S603
+    return done.stdout.split()
+
+
+def check_listing(subject: Subject) -> None:
+    """Listing it imports nothing heavy, its target can be imported, and its summary is one line."""
+    component, _ = registry().get(subject.kind, subject.ref.name)
+    component.load()
+    if not isinstance(component.target, str):
+        raise AssertionError("it is registered as a class; write 'package.module:Name', which is imported on first use")
+    if heavy := heavy_modules(component.owner):
+        raise AssertionError(f"listing {component.owner} imports {', '.join(heavy)}; import it where it is needed")
+    if not component.summary.strip() or "\n" in component.summary:
+        raise AssertionError("its summary is not one line")

@@ -1,0 +1,275 @@
+"""How the checks build, feed and read a component: one rig for each sort of input that it takes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hashzoo.config import ComponentRef, PreprocessConfig, validate
+from hashzoo.data import ImagePool
+from hashzoo.errors import HashzooError, PluginError
+from hashzoo.hookspecs import HashOutput
+from hashzoo.model import HashModel, build_component
+from hashzoo.training import Recipe, make_recipe
+from hashzoo.training.loop import build
+
+if TYPE_CHECKING:
+    from hashzoo.testing import Subject
+
+BITS = 12
+CLASSES = 4
+CONTRACT = ("pretrained", "feature_shape", "bits", "num_classes", "multi_label", "model")  # what hashzoo itself gives
+
+
+class TinyBackbone(nn.Module):
+    """A backbone that costs nothing, for models that test a head or a quantizer.
+
+    Args:
+        pretrained: unused.
+        pooled: give vectors (N, 32) in place of maps (N, 32, 2, 2).
+    """
+
+    def __init__(self, pretrained: bool = False, pooled: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 32, 8, stride=8)
+        self.pooled = pooled
+        self.num_features = 32
+        self.feature_shape = (32,) if pooled else (32, 2, 2)
+        self.preprocess: dict[str, Any] = {"size": (16, 16)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, 16, 16) to features."""
+        features: Tensor = self.layer(images)
+        return features.mean((2, 3)) if self.pooled else features
+
+
+def make_rigs(subject: Subject) -> list[Rig]:
+    """Make a rig for each sort of input; a sort that the component refuses clearly is left out.
+
+    Raises:
+        AssertionError: it refuses all.
+        Exception: whatever else building it raises.
+    """
+    rigs: list[Rig] = []
+    refusals: list[str] = []
+    for rig in KINDS[subject.kind](subject):
+        try:
+            rig.module  # noqa: B018 - builds it
+            rigs.append(rig)
+        except PluginError:
+            raise
+        except HashzooError as error:
+            refusals.append(str(error))
+    if not rigs:
+        raise AssertionError(f"it refuses every sort of input: {' '.join(refusals)}")
+    return rigs
+
+
+class Rig:
+    """One sort of input.
+
+    Args:
+        subject: what is under test.
+        sort: of the input, for messages.
+    """
+
+    rows = 8  # of a usual batch
+
+    def __init__(self, subject: Subject, sort: str = "") -> None:
+        self.subject = subject
+        self.sort = sort
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build the component as hashzoo does, from `ref` if given."""
+        raise NotImplementedError
+
+    def usual(self, rows: int) -> Tensor:
+        """Input of a usual size, float32, one row an item."""
+        raise NotImplementedError
+
+    def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        """Run the component; `labels`, int64 (N,), are for losses. The output, or the sum of a loss's terms."""
+        return module(x)
+
+    def shape(self, rows: int, bits: int) -> tuple[int, ...]:
+        """What `read` must return."""
+        return (rows, bits)
+
+    @functools.cached_property
+    def module(self) -> nn.Module:
+        """The component, built once."""
+        return self.build()
+
+    def fresh(self, training: bool = True) -> nn.Module:
+        """A copy of it, so that no check sees what another left behind."""
+        return copy.deepcopy(self.module).train(training)
+
+    def batch(self, rows: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """A usual batch and its labels, the same for a seed."""
+        rows = self.rows if rows is None else rows
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.usual(rows), torch.arange(rows) % CLASSES
+
+
+class BackboneRig(Rig):
+    """Images of the size the backbone asks for."""
+
+    rows = 3
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build it without pretrained weights."""
+        return build_component("backbone", ref or self.subject.ref, pretrained=False)
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """The input's height and width."""
+        backbone: Any = self.module
+        return validate(PreprocessConfig, backbone.preprocess, "its preprocess").size
+
+    def usual(self, rows: int) -> Tensor:
+        """Normalised images."""
+        return torch.randn(rows, 3, *self.size)
+
+    def shape(self, rows: int, bits: int) -> tuple[int, ...]:
+        """What the backbone says itself."""
+        backbone: Any = self.module
+        return (rows, *backbone.feature_shape)
+
+
+class HeadRig(Rig):
+    """Feature vectors, or feature maps."""
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of one item."""
+        return (32, 3, 2) if self.sort == "feature maps" else (32,)
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build it for the features."""
+        return build_component(
+            "head", ref or self.subject.ref, feature_shape=self.feature_shape, bits=bits, num_classes=CLASSES
+        )
+
+    def usual(self, rows: int) -> Tensor:
+        """Features."""
+        return torch.randn(rows, *self.feature_shape)
+
+    def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        """U; logits, if there are any, must have their shape."""
+        made = module(x)
+        if not isinstance(made, tuple):
+            return made
+        u, logits = made
+        if logits.shape != (len(x), CLASSES):
+            raise AssertionError(f"its logits have shape {tuple(logits.shape)}, not (N, C) = {(len(x), CLASSES)}")
+        return u
+
+
+class QuantizerRig(Rig):
+    """Relaxed codes."""
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build it; it serves any number of bits."""
+        return build_component("quantizer", ref or self.subject.ref)
+
+    def usual(self, rows: int, bits: int = BITS) -> Tensor:
+        """Relaxed codes."""
+        return torch.randn(rows, bits)
+
+
+class LossRig(Rig):
+    """Outputs of a model, with one label an item or many."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether targets are float (N, C)."""
+        return self.sort == "multi-label"
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build it for the targets."""
+        return build_component(
+            "loss", ref or self.subject.ref, bits=bits, num_classes=CLASSES, multi_label=self.multi_label
+        )
+
+    def usual(self, rows: int, bits: int = BITS) -> Tensor:
+        """Relaxed codes."""
+        return torch.randn(rows, bits)
+
+    def read(self, module: nn.Module, x: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Sum the terms for u = x, codes = tanh(x) and logits in `dtype` that depend on x too."""
+        bits = x.shape[1]
+        weight = torch.linspace(-1, 1, bits * CLASSES).reshape(bits, CLASSES)
+        targets = labels
+        if self.multi_label:  # one label, two, or none
+            targets = nn.functional.one_hot(labels, CLASSES).float()
+            targets = targets + targets.roll(1, dims=1) * (labels % 2)[:, None]
+            targets[labels == CLASSES - 1] = 0.0
+        terms = module(HashOutput(u=x, codes=torch.tanh(x), logits=(x @ weight).to(dtype)), targets)
+        if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
+            raise AssertionError(f"it returns {type(terms).__name__}, not a dict of named terms")
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.shape != () or not term.is_floating_point():
+                raise AssertionError(f"its term {name!r} is no floating-point scalar")
+        return torch.stack(list(terms.values())).sum()
+
+    def shape(self, rows: int, bits: int) -> tuple[int, ...]:
+        """A scalar."""
+        return ()
+
+
+class MethodRig(Rig):
+    """Images, through the whole model of a recipe."""
+
+    rows = 3
+
+    def recipe(self, bits: int = BITS, **optimization: Any) -> Recipe:
+        """Fill the recipe for made-up images, with the subject's options and without pretrained weights."""
+        changes = dict(self.subject.options)
+        changes["optimization"] = {**changes.get("optimization", {}), "pretrained": False, **optimization}
+        return make_recipe(self.subject.ref.name, bits=bits, dataset="cifar10", protocol="split", changes=changes)
+
+    def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
+        """Build the model, which the recipe's loss must fit."""
+        return build(self.recipe(bits), made_up_pool())[0]
+
+    def usual(self, rows: int) -> Tensor:
+        """Normalised images."""
+        return torch.randn(rows, 3, *self.recipe().preprocess.size)
+
+    def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        """U."""
+        assert isinstance(module, HashModel)
+        return module(x).u
+
+
+def made_up_pool(multi_label: bool = False) -> ImagePool:
+    """Eight training and four test images of four classes that differ in colour."""
+    random = np.random.default_rng(0)
+    labels = np.arange(12) % CLASSES
+    colours = random.integers(40, 216, (CLASSES, 1, 1, 3))
+    images = []
+    for label in labels:
+        buffer = io.BytesIO()
+        pixels = colours[label] + random.integers(-40, 40, (32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    many = np.eye(CLASSES, dtype=bool)[labels] | np.eye(CLASSES, dtype=bool)[labels[::-1]]
+    names = tuple(f"class{number}" for number in range(CLASSES))
+    return ImagePool("cifar10", images, many if multi_label else labels, names, {"train": (0, 8), "test": (8, 12)}, 32)
+
+
+KINDS: dict[str, Any] = {
+    "backbone": lambda subject: [BackboneRig(subject)],
+    "head": lambda subject: [HeadRig(subject, "feature vectors"), HeadRig(subject, "feature maps")],
+    "loss": lambda subject: [LossRig(subject, "single-label"), LossRig(subject, "multi-label")],
+    "quantizer": lambda subject: [QuantizerRig(subject)],
+    "method": lambda subject: [MethodRig(subject)],
+}

@@ -1,0 +1,271 @@
+"""The kit: good components pass every check, and each check fails on a component with that fault."""
+
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from pluggy import PluginValidationError
+
+from hashzoo import hookimpl
+from hashzoo.builtin.quantizers import Sign
+from hashzoo.errors import ConfigError, UnknownNameError
+from hashzoo.registry import discover, registry, using
+from hashzoo.testing import Result, Subject, check_loss, check_method, check_quantizer, parametrize_with_checks
+from hashzoo.testing.checks import CHECKS
+
+SOURCE = (Path(__file__).parent / "broken.py").read_text(encoding="utf-8")
+KIND_OF = {"Net": "backbone", "Head": "head", "Quantizer": "quantizer", "Loss": "loss"}
+FAULTS = {
+    (kind, check): name
+    for kind in ("backbone", "head", "quantizer", "loss")
+    for check in CHECKS[kind]
+    for name in [kind.capitalize() + check.removeprefix("check_").title().replace("_", "")]
+}
+GOOD = {"backbone": "Net", "head": "Head", "quantizer": "Quantizer", "loss": "Loss"}
+# recipes of one broken component each, beside three good ones
+METHODS = [
+    ("check_builds", "head", "HeadBuilds"),
+    ("check_shapes", "head", "HeadOfTen"),
+    ("check_any_number_of_bits", "head", "HeadOfTwelve"),
+    ("check_agrees_with_sign", "quantizer", "QuantizerAgreesWithSign"),
+    ("check_finite", "backbone", "BackboneFinite"),
+    ("check_gradient_reaches_the_input", "backbone", "BackboneGradientReachesTheInput"),
+    ("check_bfloat16", "head", "HeadBfloat16"),
+    ("check_evaluation_is_deterministic", "backbone", "BackboneEvaluationIsDeterministic"),
+    ("check_rows_are_independent", "backbone", "BackboneRowsAreIndependent"),
+    ("check_order_of_the_batch", "head", "HeadOrderOfTheBatch"),
+    ("check_batch_of_one", "backbone", "BackboneBatchOfOne"),
+    ("check_multi_label", "loss", "LossMultiLabel"),
+    ("check_state_dict_round_trip", "backbone", "BackboneStateDictRoundTrip"),
+    ("check_learns", "loss", "LossThatStopsTheGradient"),
+    ("check_learns", "loss", "LossThatRises"),
+    ("check_trains_and_loads", "head", "HeadZooRoundTrip"),
+]
+RECIPE = """
+[backbone]
+name = "zoo-faulty/{backbone}"
+[head]
+name = "zoo-faulty/{head}"
+[quantizer]
+name = "zoo-faulty/{quantizer}"
+[loss]
+name = "zoo-faulty/{loss}"
+[preprocess]
+size = [8, 8]
+[optimization]
+epochs = 1
+lr = 0.01
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zoo_faulty(tmp_path_factory):
+    """Install a package of all broken components, with a recipe for each broken method, and put it in force."""
+    folder = tmp_path_factory.mktemp("site")
+    package = folder / "zoo_faulty"
+    package.mkdir()
+    (package / "broken.py").write_text(SOURCE)
+    hooks = {kind: [] for kind in CHECKS}
+    for name, bases in re.findall(r"^class (\w+)\((.*)\)", SOURCE, flags=re.MULTILINE):
+        kind = {"Net": "backbone"}.get(bases, bases.lower() if bases in GOOD.values() else KIND_OF[name])
+        hooks[kind].append(f"register({name.lower()!r}, 'zoo_faulty.broken:{name}', summary='Broken')")
+    for part, name in [(part, name) for _, part, name in METHODS] + [("head", "Head")]:
+        parts = {kind: good.lower() for kind, good in GOOD.items()} | {part: name.lower()}
+        (package / f"{name}.toml").write_text(RECIPE.format(**parts))
+        hooks["method"].append(f"register({name.lower()!r}, 'zoo_faulty:{name}.toml', summary='Broken')")
+    source = "from hashzoo import hookimpl\n"
+    plural = {"loss": "losses"}
+    for kind, lines in hooks.items():
+        source += f"@hookimpl\ndef hashzoo_register_{plural.get(kind, kind + 's')}(register):\n    "
+        source += "\n    ".join(lines) + "\n"
+    (package / "__init__.py").write_text(source)
+    (folder / "zoo_heavy.py").write_text(
+        "import numba\nfrom hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n"
+        "    register('heavy', 'zoo_faulty.broken:Head', summary='Heavy')\n"
+    )
+    for distribution, module in (("zoo-faulty", "zoo_faulty"), ("zoo-heavy", "zoo_heavy")):
+        info = folder / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[hashzoo.plugins]\n{module} = {module}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        with using(discover()):
+            yield
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("zoo_faulty", "zoo_heavy")]:
+        del sys.modules[name]
+
+
+SEEN = {  # what the failure says
+    "check_builds": "cannot be built|maps only",
+    "check_attributes": "num_features is 7",
+    "check_shapes": "has shape|logits have shape|is no floating-point scalar",
+    "check_any_number_of_bits": "with K = (4|48|65) ",
+    "check_dtypes": "torch.float64 comes out",
+    "check_training_range": "beyond \\[-1, 1\\]",
+    "check_agrees_with_sign": "u = -0 becomes -1, not [+]1",
+    "check_finite": "values are not finite",
+    "check_gradient_reaches_the_input": "no gradient reaches some or all rows",
+    "check_gradient_reaches_the_parameters": "reaches the parameter (unused|classifier)",
+    "check_bfloat16": "BFloat16|self and source expected to have the same dtype",
+    "check_evaluation_is_deterministic": "gives two outputs",
+    "check_rows_are_independent": "depends on its batch",
+    "check_order_of_the_batch": "the order of the batch changes",
+    "check_batch_of_one": "a batch of one",
+    "check_one_class": "a batch of one class",
+    "check_multi_label": "neither accepted nor refused",
+    "check_config_round_trip": "cannot be written as JSON|built from its options as JSON",
+    "check_state_dict_round_trip": "another one that loads its state_dict",
+    "check_zoo_round_trip": "share memory",
+    "check_learns": "no gradient of its loss reaches the parameter model.backbone|after 40 steps",
+    "check_trains_and_loads": "share memory",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [*GOOD.items(), ("method", "Head")])
+def test_a_good_component_passes(kind, name):
+    subject = Subject(kind, f"zoo-faulty/{name.lower()}")
+    results = subject.results()
+    assert [str(result) for result in results if not result.ok] == []
+    assert [result.check for result in results] == [*CHECKS[kind], "check_listing"]
+
+
+@pytest.mark.parametrize(("kind", "check"), FAULTS)
+def test_a_fault_is_seen(kind, check):
+    subject = Subject(kind, f"zoo-faulty/{FAULTS[kind, check].lower()}")
+    with pytest.raises(Exception, match=SEEN[check]):
+        subject.run(check)
+
+
+@pytest.mark.parametrize(("check", "part", "name"), METHODS)
+def test_a_fault_of_a_method_is_seen(check, part, name):
+    with pytest.raises(Exception, match=SEEN[check]):
+        Subject("method", f"zoo-faulty/{name.lower()}").run(check)
+
+
+def test_a_recipe_that_is_not_written_as_it_is():
+    subject = Subject("method", "zoo-faulty/head", {"loss": {"args": {"scales": (1, 2)}}})  # TOML has lists
+    with pytest.raises(AssertionError, match="its recipe, written and read again, is another one"):
+        subject.run("check_recipe_round_trip")
+
+
+def test_every_check_has_a_fault():
+    assert {check for check, _, _ in METHODS} | {"check_recipe_round_trip"} == set(CHECKS["method"])
+
+
+def test_listing():
+    Subject("head", "zoo-faulty/head").run("check_listing")
+    with pytest.raises(AssertionError, match="listing zoo-heavy imports numba; import it where it is needed"):
+        Subject("head", "heavy").run("check_listing")
+
+
+def test_what_is_registered_as_a_class_is_no_light_listing(hashzoo_registry):
+    module = types.ModuleType("mine")
+    module.hashzoo_register_heads = hookimpl(lambda register: register("mine", Sign, summary="A class"))
+    hashzoo_registry.add(module, "hashzoo-mine")
+    with pytest.raises(AssertionError, match=r"registered as a class; write 'package\.module:Name'"):
+        Subject("head", "hashzoo-mine/mine").run("check_listing")
+
+
+def test_listing_needs_an_installation(hashzoo_registry):
+    module = types.ModuleType("mine")
+    target = "hashzoo.builtin.quantizers:Sign"
+    module.hashzoo_register_quantizers = hookimpl(lambda register: register("mine", target, summary="A sign"))
+    hashzoo_registry.add(module, "hashzoo-mine")
+    with pytest.raises(AssertionError, match="hashzoo-mine is not installed, so a fresh process cannot list it"):
+        Subject("quantizer", "hashzoo-mine/mine").run("check_listing")
+
+
+# The kit's own ways
+
+
+class Zero(Sign):
+    """The sign of 0 is 0."""
+
+    def forward(self, u):
+        return super().forward(u) if self.training else u.sign()
+
+
+FLAW = {"check_agrees_with_sign": "an example"}
+
+
+@parametrize_with_checks([Subject("quantizer", Sign, {"gradient": "identity"}), Subject("quantizer", Zero, {}, FLAW)])
+def test_conforms(check):
+    check()
+
+
+def test_the_decorators_marks():
+    names, parameters = parametrize_with_checks([Subject("quantizer", Zero, {}, FLAW)]).args
+    assert names == "check"
+    assert [parameter.id for parameter in parameters] == [f"quantizer Zero-{name}" for name in CHECKS["quantizer"]]
+    marks = {parameter.id: [(mark.name, mark.kwargs) for mark in parameter.marks] for parameter in parameters}
+    assert marks.pop("quantizer Zero-check_agrees_with_sign") == [("xfail", {"reason": "an example", "strict": True})]
+    assert set(map(tuple, marks.values())) == {()}
+
+
+def test_expected_failures():
+    check_quantizer(Zero, expected_failures=FLAW)
+    with pytest.raises(
+        AssertionError, match=r"(?s)^quantizer Zero fails 1 of 16 checks:\n  check_agrees_with_sign: in"
+    ):
+        check_quantizer(Zero)
+    with pytest.raises(AssertionError, match="check_agrees_with_sign: passes; take it out of the expected failures"):
+        check_quantizer(Sign, expected_failures=FLAW)
+    assert str(Result("check_shapes", "bad", "known")) == "check_shapes: fails as expected (known)"
+
+
+def test_what_cannot_be_built_is_told_once():
+    results = Subject("loss", "zoo-faulty/lossbuilds").results()
+    assert [result.check for result in results] == ["check_builds"]
+    assert "unexpected keyword argument 'num_classes'" in results[0].problem
+    with pytest.raises(AssertionError, match="loss zoo-faulty/lossbuilds fails"):
+        check_loss("zoo-faulty/lossbuilds")
+
+
+def test_what_is_refused():
+    with pytest.raises(ConfigError, match=r"The kind of a subject is one of backbone, .*, not 'hed'"):
+        Subject("hed", "linear")
+    with pytest.raises(UnknownNameError, match=r"No head is named 'linaer' \(did you mean 'linear'"):
+        Subject("head", "linaer")
+    with pytest.raises(UnknownNameError, match=r"No check is named 'check_shape' \(did you mean 'check_shapes'"):
+        Subject("head", "linear", {}, {"check_shape": "why"})
+    with pytest.raises(ConfigError, match="A method is checked by its registered name"):
+        check_method(Sign)
+
+
+def test_checks_leave_the_random_numbers_alone():
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    check_quantizer("sign")
+    assert torch.equal(torch.rand(1), wanted)
+
+
+# The fixture
+
+
+def test_the_isolated_registry(hashzoo_registry):
+    assert registry() is hashzoo_registry
+    assert [plugin.distribution for plugin in hashzoo_registry.plugins] == ["hashzoo"]
+    with pytest.raises(UnknownNameError):
+        registry().get("loss", "dsbh")
+    module = types.ModuleType("mine")
+    module.hashzoo_register_quantizers = hookimpl(lambda register: register("zero", Zero, summary="Sign of 0 is 0"))
+    hashzoo_registry.add(module, "hashzoo-mine")
+    assert isinstance(registry().build("quantizer", "hashzoo-mine/zero"), Zero)
+    module.hashzoo_register_hats = hookimpl(lambda register: None)
+    with pytest.raises(PluginValidationError, match="unknown hook 'hashzoo_register_hats'"):
+        hashzoo_registry.add(module, "hashzoo-mine")
+
+
+def test_it_is_gone_afterwards():
+    assert registry().get("loss", "dsbh")
+
+
+def test_pytest_offers_it_without_loading_torch():
+    code = "import sys, hashzoo.testing.pytest_plugin; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
