@@ -16,6 +16,8 @@ import torch
 from hashzoo.codes import pack
 from hashzoo.search import gpu
 
+from .reference import make, sorted_all
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
     "cpu",
@@ -27,24 +29,6 @@ DEVICES = [
 BITS = [4, 12, 48, 100, 256, 1024]
 KINDS = ["uniform", "clustered", "equal"]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here")
-
-
-def make(kind, rows, bits, seed):
-    """Make packed codes uint8 (rows, ceil(bits/8))."""
-    rng = np.random.default_rng(seed)
-    if kind == "uniform":
-        return pack(rng.random((rows, bits)) < 0.5)
-    centres = np.random.default_rng(0).random((1 if kind == "equal" else 5, bits)) < 0.5
-    flips = rng.random((rows, bits)) < (0 if kind == "equal" else 0.05)
-    return pack(centres[rng.integers(len(centres), size=rows)] ^ flips)
-
-
-def sorted_all(queries, base, keep=None):
-    """Sort all distances, stably: the definition."""
-    distances = (np.unpackbits(queries, axis=1)[:, None] != np.unpackbits(base, axis=1)[None]).sum(axis=2)
-    kept = np.arange(len(base)) if keep is None else np.flatnonzero(keep)
-    order = np.argsort(distances[:, kept], axis=1, kind="stable")
-    return np.take_along_axis(distances[:, kept], order, axis=1), kept[order]
 
 
 def check_top_k(device, queries, base, k, keep=None):
