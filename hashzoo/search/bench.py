@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hashzoo.errors import CodesError
-from hashzoo.machine import commit
+from hashzoo.machine import commit, processor
 
 ROUNDS = 5
 Packed = NDArray[np.uint8]
@@ -227,7 +226,7 @@ def machine(device: str) -> dict[str, Any]:
 
     import llvmlite.binding as llvm
 
-    found: dict[str, Any] = {"processor": _processor(), "llvm_cpu": llvm.get_host_cpu_name(), "cores": os.cpu_count()}
+    found: dict[str, Any] = {"processor": processor(), "llvm_cpu": llvm.get_host_cpu_name(), "cores": os.cpu_count()}
     packages = ["hashzoo", "numpy", "numba", "llvmlite", "faiss-cpu", "faiss-gpu"]
     if device != "cpu":
         import torch
@@ -242,10 +241,3 @@ def machine(device: str) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {**found, "commit": commit()}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"

@@ -3,14 +3,15 @@
 Codes are held bit by bit, in blocks of as many rows as a vector has bits (512 with AVX-512, else 256): all first bits
 of a block, then all second bits (`Held.planes`). Distances are added up in that form too: a vector of ones, a vector of
 twos, a vector of fours and so on, which is bit slicing. A full adder makes of three vectors of one worth their sum and
-their carry, so with each there is one vector less to add, and 64 bits take 64 of them: for 512 codes, 128 instructions
-with AVX-512. To count the bits of each byte takes 1.5 times as many there, and 4 times as many with AVX2.
+their carry, so with each there is one vector less to add, and 64 bits take 64 of them. It is two instructions with
+AVX-512 and five with AVX2, so the adders of 512 codes are 128 or 640. To count the bits of each byte instead takes 192
+(xor, count, add) or 1,024, since AVX2 has no instruction that counts.
 
 Adding starts from a number so chosen that it overflows where a code is farther than the greatest distance still of
 interest. Rows that do not overflow are hits, and only hits are looked at one by one.
 
-Many queries share the first third of the adders (`_tabulate`): three bits can differ from three others in eight ways,
-so sums and carries for all eight are made once for a block, and every query looks its own up.
+Many queries share the first third of the adders (`_tabulate`), and 42 are left: three bits can differ from three others
+in eight ways, so sums and carries for all eight are made once for a block, and every query looks its own up.
 
 Rows are visited in ascending order, so a row at the distance of the k-th best so far cannot enter: an earlier row has
 the place. That makes (distance, row) order exact at no cost.
@@ -69,7 +70,7 @@ def empty(size: int, width: int) -> Held:
     """Make room for `size` codes of `width` bytes, to be filled by `put`."""
     blocks, bits = -(-size // BLOCK), -(-width // 2) * 16
     raw = np.zeros(blocks * bits * BLOCK // 64 + 8, dtype=np.uint64)
-    start = -raw.ctypes.data % 64 // 8  # a vector that straddles two cache lines costs a third of the speed
+    start = -raw.ctypes.data % 64 // 8  # no vector then straddles two cache lines
     planes = raw[start : start + blocks * bits * BLOCK // 64].reshape(blocks, bits, BLOCK // 64)
     return Held(planes, _words_of_bits(np.ones(size, dtype=bool)), size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import functools
 import io
@@ -72,7 +73,7 @@ def make_rigs(subject: Subject) -> list[Rig]:
     return rigs
 
 
-class Rig:
+class Rig(abc.ABC):
     """One sort of input.
 
     Args:
@@ -86,13 +87,13 @@ class Rig:
         self.subject = subject
         self.sort = sort
 
+    @abc.abstractmethod
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
         """Build the component as hashzoo does, from `ref` if given."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def usual(self, rows: int) -> Tensor:
         """Input of a usual size, float32, one row an item."""
-        raise NotImplementedError
 
     def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         """Run the component; `labels`, int64 (N,), are for losses. The output, or the sum of a loss's terms."""
