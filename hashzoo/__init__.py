@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hashzoo.builtin.losses import classification as classification
     from hashzoo.builtin.losses import pairwise_likelihood as pairwise_likelihood
+    from hashzoo.builtin.quantizers import sign as sign
     from hashzoo.codes import Codes as Codes
     from hashzoo.errors import CodesError as CodesError
     from hashzoo.errors import ConfigError as ConfigError
@@ -48,6 +49,7 @@ _PUBLIC = {
     "CodesError": "hashzoo.errors",
     "pairwise_likelihood": "hashzoo.builtin.losses",
     "classification": "hashzoo.builtin.losses",
+    "sign": "hashzoo.builtin.quantizers",
 }
 __all__ = sorted(_PUBLIC)
 

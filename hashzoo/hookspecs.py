@@ -84,11 +84,13 @@ class HashOutput:
         u: relaxed codes, float (N, K): the head's output.
         codes: the quantizer's output, float (N, K), in [-1, 1], with the quantizer's gradient.
         logits: class logits, float (N, C), if the head makes them.
+        index: in training, int64 (N,): which row of the training list each item is; else None.
     """
 
     u: Tensor
     codes: Tensor
     logits: Tensor | None = None
+    index: Tensor | None = None
 
 
 @runtime_checkable
@@ -119,6 +121,10 @@ class Head(Protocol):
     """Features to relaxed codes; built as `target(feature_shape=(D, ...), bits=K, num_classes=C, **args)`.
 
     Returns `u`, float (N, K), or the pair `(u, logits)` with class logits (N, C).
+
+    A head that is found in closed form has a method `fit(features, targets)` and no gradient steps: its recipe has no
+    `[loss]` and `optimization.epochs = 0`. It is called once, with the features of the whole training list, float32
+    (n, D), and its targets as a loss gets them; what it finds are buffers or parameters.
     """
 
     def __call__(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -130,8 +136,8 @@ class Head(Protocol):
 class Quantizer(Protocol):
     """Relaxed codes to codes; built as `target(**args)`.
 
-    In training it returns values in [-1, 1], (N, K), with the gradient the method wants. In evaluation mode it returns
-    +1 where u >= 0 and -1 elsewhere, exactly; each row depends on itself alone.
+    In training it returns values in [-1, 1], (N, K), with the gradient the method wants; it may look at the whole batch. In
+    evaluation mode it returns +1 where u >= 0 and -1 elsewhere, exactly; each row depends on itself alone.
     A quantizer or loss with a method `set_progress(progress)` is told the share of training done, 0 to 1, before each step.
     """
 
@@ -146,7 +152,14 @@ class Loss(Protocol):
 
     Targets are int64 (N,) class indices, or float (N, C) of 0 and 1 if `multi_label`; a loss that cannot do one of them
     raises `HashzooError` when it is built. A loss may own parameters (a classifier, proxies): they are trained along
-    and not kept in the model.
+    and not kept in the model. What else it asks for, it says by having it:
+
+    - `start(targets)` is called once before the first step with the targets of the whole training list, (n,) or (n, C):
+      the place to make buffers with a row an item, which `output.index` then addresses. Buffers survive a kill.
+    - `end_epoch()` is called after each epoch, without gradient: the place for discrete steps that alternate with it.
+    - `set_progress(progress)`: see `Quantizer`.
+    - `views = 2`, a class attribute: each step then holds two augmented views of every image, view by view, so that
+      rows i and i + N / 2 of output and targets are of one image.
     """
 
     def __call__(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
