@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh machine that has Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp
+PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp -e plugins/hashzoo-baselines
 
 .PHONY: demo test lint docs index
 
