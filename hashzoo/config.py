@@ -95,6 +95,8 @@ def validate(schema: type[S], data: object, what: str) -> S:
         return schema.model_validate(data)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"] and first["type"] == "value_error":  # what its own validators say of the whole
+            raise ConfigError(f"{what}: {first['ctx']['error']}.") from error
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise ConfigError(f"{what}: {field!r} is wrong ({first['msg']}, got {_short(first['input'])}).") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import warnings
@@ -99,7 +100,11 @@ class HashModel(nn.Module):
 
     def forward(self, images: Tensor) -> HashOutput:
         """Map normalised images, float (N, 3, H, W), to u, codes and logits; u is float32 also under autocast."""
-        made = self.head(self.backbone(images))
+        return self.from_features(self.backbone(images))
+
+    def from_features(self, features: Tensor) -> HashOutput:
+        """Map the backbone's features, float (N, *feature_shape), to u, codes and logits."""
+        made = self.head(features)
         u, logits = made if isinstance(made, tuple) else (made, None)
         u = u.float()
         return HashOutput(u=u, codes=self.quantizer(u), logits=logits)
@@ -109,19 +114,27 @@ class HashModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    @torch.inference_mode()
     def relaxed(self, batch: Tensor, precision: Literal["float32", "bfloat16"] | None = None) -> Tensor:
         """Map a uint8 batch (N, 3, *size), already fitted, to u, float32 (N, K) on the CPU.
 
         Precision is float32 on the CPU, where it makes codes that are the same on every machine up to rounding, and
         bfloat16 on CUDA, unless given.
         """
+        with self.encoding(precision):
+            return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
+
+    @contextlib.contextmanager
+    def encoding(self, precision: Literal["float32", "bfloat16"] | None = None) -> Iterator[None]:
+        """Evaluation mode, without gradients, in the precision that `relaxed` says; each part's own mode comes back."""
         precision = precision or ("bfloat16" if self.device.type == "cuda" else "float32")
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+            ):
+                yield
         finally:  # each part's own mode, so that a frozen one stays frozen
             for module in training:
                 module.training = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -43,6 +44,10 @@ class Component:
     owner: str
     target: str | Callable[..., Any]
     summary: str
+
+    def beside(self, name: str) -> Component:
+        """The same, with another file of the method's package as target."""
+        return dataclasses.replace(self, target=f"{str(self.target).partition(':')[0]}:{name}")
 
     def load(self) -> Any:
         """Import the target and return it; for a method, return the text of its recipe.

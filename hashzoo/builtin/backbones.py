@@ -1,5 +1,7 @@
 """timm and torchvision models as backbones."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,16 +15,21 @@ class Timm(nn.Module):
 
     Args:
         model: timm's name, e.g. `resnet50`; convolutional networks give maps, others pooled vectors.
-        pretrained: fetch timm's own weights (training only).
+        pretrained: fetch timm's own weights (training only), or read `$HASHZOO_DATA/weights/<model>.*.safetensors` if there is
+            such a file.
+        pool: give pooled vectors in any case; they are small enough to be kept for a whole data set.
         args: passed on to `timm.create_model`.
     """
 
-    def __init__(self, model: str, pretrained: bool = False, **args: Any) -> None:
+    def __init__(self, model: str, pretrained: bool = False, *, pool: bool = False, **args: Any) -> None:
         super().__init__()
         import timm
 
         if not timm.is_model(model):
             raise unknown("timm model", model, timm.list_models(), "`timm.list_models()` shows all.")
+        local = Path(os.environ.get("HASHZOO_DATA") or ".", "weights")
+        if pretrained and (files := sorted(local.glob(f"{model}.*.safetensors"))):
+            args = {"pretrained_cfg_overlay": {"file": str(files[0])}} | args
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
         cfg = self.model.pretrained_cfg
@@ -31,7 +38,7 @@ class Timm(nn.Module):
         size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():
             shape = self.model.eval().forward_features(torch.zeros(1, cfg["input_size"][0], *size)).shape[1:]
-        self.is_map = len(shape) == 3 and shape[0] == self.model.num_features
+        self.is_map = not pool and len(shape) == 3 and shape[0] == self.model.num_features
         self.train()
         self.num_features: int = self.model.num_features if self.is_map else self.model.head_hidden_size
         self.feature_shape: tuple[int, ...] = tuple(shape) if self.is_map else (self.num_features,)
@@ -43,7 +50,7 @@ class Timm(nn.Module):
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the feature map (N, D, H', W'), or pooled features (N, D) of a token model."""
+        """Return the feature map (N, D, H', W'), or pooled features (N, D)."""
         features: Tensor = self.model.forward_features(images)
         return features if self.is_map else self.model.forward_head(features, pre_logits=True)
 

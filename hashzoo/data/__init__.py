@@ -1,6 +1,7 @@
 """Data sets and protocols."""
 
 from hashzoo.data.datasets import ImagePool, dataset_names, open_pool
+from hashzoo.data.features import features
 from hashzoo.data.protocols import Lists, Protocol, get_protocol, make_lists, protocol_names
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "Lists",
     "Protocol",
     "dataset_names",
+    "features",
     "get_protocol",
     "make_lists",
     "open_pool",

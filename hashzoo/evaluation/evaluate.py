@@ -18,7 +18,7 @@ from rich.progress import track
 from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
-from hashzoo.data import ImagePool, Lists, get_protocol, make_lists, open_pool
+from hashzoo.data import ImagePool, Lists, features, get_protocol, make_lists, open_pool
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
@@ -32,14 +32,17 @@ PRECISION_AT = (1, 10, 100, 1000)
 
 
 def evaluate(
-    folder: str | Path, protocol: str | None = None, *, device: str = "cpu"
+    folder: str | Path, protocol: str | None = None, *, device: str = "cpu", pool: ImagePool | None = None
 ) -> tuple[ResultRow, PublishedCodes]:
     """Encode a protocol's queries and database with a folder's model, and measure.
+
+    A model whose recipe froze its backbone takes that backbone's features from the cache (see `hashzoo.data.features`).
 
     Args:
         folder: a model's folder with results.json (its training facts give the seed).
         protocol: default the one it was trained under.
         device: "cpu" (float32) or "cuda" (bfloat16).
+        pool: the data set, if it is loaded already.
 
     Raises:
         DataError: the data set is missing, or its lists are not the protocol's.
@@ -48,11 +51,12 @@ def evaluate(
     results = read_json(Results, folder / "results.json")
     rule = get_protocol(protocol or results.training.protocol)
     config = read_json(ModelConfig, folder / "config.json")
-    pool = open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
+    pool = pool or open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
     began = time.monotonic()
-    published, images_per_s = encode_protocol(model, rule.name, pool, lists)
+    cached = results.training.frozen
+    published, images_per_s = encode_protocol(model, rule.name, pool, lists, cached=cached)
     measured = measure(published, rule.top_k)
     row = ResultRow(
         **measured,
@@ -64,21 +68,37 @@ def evaluate(
         device=machine.device_name(device),
         precision="float32" if device == "cpu" else "bfloat16",
         seconds=round(time.monotonic() - began, 1),
-        images_per_s=round(images_per_s, 1),
+        images_per_s=None if images_per_s is None else round(images_per_s, 1),
         commit=machine.commit(),
     )
     return row, published
 
 
-def encode_protocol(model: HashModel, protocol: str, pool: ImagePool, lists: Lists) -> tuple[PublishedCodes, float]:
-    """Encode a protocol's query and database lists; also return the network's speed in images/s."""
+def encode_protocol(
+    model: HashModel, protocol: str, pool: ImagePool, lists: Lists, *, cached: bool = False
+) -> tuple[PublishedCodes, float | None]:
+    """Encode a protocol's query and database lists; also return the network's speed in images/s.
+
+    Args:
+        model: on its device.
+        protocol: its name.
+        pool: the data set.
+        lists: the protocol's.
+        cached: take the backbone's features of the whole pool from the cache; no speed is measured then.
+    """
     positions = {"query": lists.query, "database": lists.database}
     needed = np.union1d(lists.query, lists.database)
     rows: list[NDArray[np.uint8]] = []
     network_seconds = 0.0
     console = Console(stderr=True)
     chunks = [needed[start : start + 256] for start in range(0, len(needed), 256)]
+    known = features(model, pool, np.arange(len(pool))) if cached else None
     for chunk in track(chunks, "encoding", console=console, transient=True, disable=not console.is_terminal):
+        if known is not None:
+            with model.encoding():
+                u = model.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
+            rows.append(np.packbits(u.numpy() >= 0, axis=1))
+            continue
         batch = model.preprocess.fit(pool.decode(chunk))
         began = time.monotonic()
         u = model.relaxed(batch)
@@ -90,7 +110,8 @@ def encode_protocol(model: HashModel, protocol: str, pool: ImagePool, lists: Lis
         for split, wanted in positions.items()
     }
     labels = {split: pool.labels[wanted] for split, wanted in positions.items()}
-    return PublishedCodes(protocol, codes, labels, positions, pool.classes), len(needed) / network_seconds
+    speed = len(needed) / network_seconds if network_seconds else None
+    return PublishedCodes(protocol, codes, labels, positions, pool.classes), speed
 
 
 def measure(published: PublishedCodes, top_k: int | None) -> dict[str, Any]:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from hashzoo import machine
 from hashzoo.config import ModelConfig
-from hashzoo.data import ImagePool, get_protocol, make_lists, open_pool
+from hashzoo.data import ImagePool, features, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
+from hashzoo.hookspecs import HashOutput
 from hashzoo.model import HashModel, build_component
 from hashzoo.training.recipe import Augment, Optimization, Recipe, recipe_toml
-from hashzoo.zoo.folder import open_folder, save_folder
+from hashzoo.zoo.folder import open_folder, save_folder, stored_dtype
 from hashzoo.zoo.probe import write_probe
 from hashzoo.zoo.results import Results, TrainingFacts
 
@@ -34,6 +38,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
 
     After every epoch `out/checkpoint.pt` and `out/log.csv` are replaced; a run that was killed goes on from there, and on the
     CPU ends in the same weights as one that was not. The last epoch's weights are kept. A finished run is left as it is.
+    Started by `accelerate launch` in several processes, each takes its share of every batch, and the loss sees the whole.
 
     Args:
         recipe: what to train.
@@ -45,7 +50,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         The model's folder: config.json, model.safetensors, recipe.toml, probe.json.
 
     Raises:
-        ConfigError: `out` holds the run of another recipe.
+        ConfigError: `out` holds the run of another recipe, or a batch cannot be shared out evenly.
         DataError, UnknownNameError: data, protocol or component are not to be had, before any work starts.
     """
     out, settings = Path(out), recipe.optimization
@@ -60,97 +65,185 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     if folder.exists():
         return folder
     accelerator = Accelerator(cpu=device == "cpu")
-    if accelerator.num_processes > 1:
-        raise ConfigError("Training on several processes is not supported yet; start one.")
+    if settings.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"A batch of {settings.batch_size} cannot be shared by {accelerator.num_processes} processes; "
+            "start a number of them that divides it."
+        )
     pool = pool or open_pool(recipe.dataset)
     positions = make_lists(protocol, pool).train
-    if len(positions) < settings.batch_size:
+    if recipe.loss is not None and len(positions) < settings.batch_size:
         raise DataError(f"{len(positions)} training images are fewer than one batch of {settings.batch_size}.")
     set_seed(recipe.seed)
     model, loss = build(recipe, pool)
-    optimizer = make_optimizer(settings, model, loss)
-    model, loss, optimizer = accelerator.prepare(model, loss, optimizer)
+    model.to(accelerator.device)
+    with accelerator.main_process_first():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(kept, text)
+        images = versions_of_features(model, recipe, pool, positions) if recipe.frozen else None
+    targets = torch.from_numpy(pool.labels[positions])
+    targets = targets.float() if targets.ndim == 2 else targets
+    if loss is None:
+        assert images is not None
+        began, commit = time.monotonic(), machine.commit()
+        with torch.no_grad():
+            cast(Any, model.head).fit(images[0].to(accelerator.device), targets.to(accelerator.device))
+        seconds, seen = time.monotonic() - began, len(positions)
+    else:
+        rows, commit = descend(accelerator, model, loss, recipe, out, (pool, positions), images, targets)
+        seconds = sum(row["seconds"] for row in rows)
+        seen = settings.epochs * (len(positions) // settings.batch_size) * settings.batch_size
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(kept, text)
-    checkpoint = out / "checkpoint.pt"
+    seconds = max(0.1, seconds)
+    facts = TrainingFacts(
+        protocol=protocol.name,
+        data_copy=pool.copy,
+        seed=recipe.seed,
+        epochs=settings.epochs,
+        device=machine.device_name(accelerator.device.type)
+        + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
+        precision=settings.precision,
+        seconds=round(seconds, 1),
+        images_per_s=round(seen / seconds, 1),
+        commit=commit,
+        versions=machine.versions(),
+        init="from the backbone's published weights" if settings.pretrained else "from random weights",
+        frozen=recipe.frozen,
+        base_model=getattr(model.backbone, "base_model", None),
+        data_license=pool.license,
+    )
+    if accelerator.is_main_process:
+        write_model(folder, model, recipe, pool, facts)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def descend(
+    accelerator: Accelerator,
+    model: HashModel,
+    loss: Any,
+    recipe: Recipe,
+    out: Path,
+    data: tuple[ImagePool, NDArray[np.int64]],
+    images: Tensor | None,
+    targets: Tensor,
+) -> tuple[list[dict[str, Any]], str]:
+    """Train epoch by epoch, from the checkpoint in `out` if there is one.
+
+    Args:
+        accelerator: the processes and their device.
+        model: on that device.
+        loss: likewise in time; it is started here.
+        recipe: the settings.
+        out: the run's folder.
+        data: the data set, and the positions of the training list.
+        images: features of a frozen backbone; otherwise the images are decoded here.
+        targets: of the training list.
+
+    Returns:
+        The log's rows, and the commit that the run began with.
+    """
+    settings, device, checkpoint = recipe.optimization, accelerator.device, out / "checkpoint.pt"
+    loss.to(device)
+    if hasattr(loss, "start"):
+        loss.start(targets.to(device))
+    views: int = getattr(loss, "views", 1)
+    staged: list[Any] = [module for module in (model.quantizer, loss) if hasattr(module, "set_progress")]
+    optimizer = make_optimizer(settings, model, loss)
     rows: list[dict[str, Any]] = []  # of the log, one an epoch
     commit = machine.commit()
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
         for part, name in ((model, "model"), (loss, "loss"), (optimizer, "optimizer")):
             part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"].cpu())
         rows, commit = state["rows"], state["commit"]
         write_text(out / "log.csv", to_csv(rows))  # the kill may have come between the two files
 
-    console = Console(stderr=True)
-    if len(rows) < settings.epochs:
+    console = Console(stderr=True, quiet=not accelerator.is_main_process)
+    pool, positions = data
+    if images is None and len(rows) < settings.epochs:
         console.print(
             f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
         )
-        images, targets = pool.decode(positions), torch.from_numpy(pool.labels[positions])
-        targets = targets.float() if targets.ndim == 2 else targets
+        images = pool.decode(positions)
     steps = len(positions) // settings.batch_size
     model.train()
+    model.backbone.train(not recipe.frozen)
     for epoch in range(len(rows), settings.epochs):
+        assert images is not None
         began, sums = time.monotonic(), dict[str, float]()
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(positions), generator=generator)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=steps)
             for step in range(steps):
                 done = (epoch * steps + step) / (settings.epochs * steps)
                 set_learning_rate(optimizer, settings, done)
-                for module in (model.quantizer, loss):
-                    if hasattr(module, "set_progress"):
-                        module.set_progress(done)
+                for module in staged:
+                    module.set_progress(done)
                 chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-                batch = augment(images[chosen], recipe, epoch, generator).to(accelerator.device)
-                with torch.autocast(batch.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                    output = model(model.preprocess.normalise(batch))
-                terms = loss(output, targets[chosen].to(accelerator.device))
+                batch, index = draw(images, chosen, recipe, epoch, views, generator)
+                output = share_out(accelerator, model, batch, recipe)
+                output = dataclasses.replace(output, index=index.to(device))
+                terms = loss(output, targets[index].to(device))
                 total = torch.stack(list(terms.values())).sum()
                 if (step % 50 == 0 or step == steps - 1) and not torch.isfinite(total):
                     raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
                 optimizer.zero_grad()
-                accelerator.backward(total)
+                total.backward()
+                if accelerator.num_processes > 1:  # each has its part of the model's gradient, and all of the loss's
+                    for parameter in model.parameters():
+                        if parameter.grad is not None:
+                            parameter.grad = accelerator.reduce(parameter.grad, "sum")
                 optimizer.step()
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + term.item() / steps
                 progress.advance(task)
+        if hasattr(loss, "end_epoch"):
+            with torch.no_grad():
+                loss.end_epoch()
         seconds = time.monotonic() - began
         means = {name: round(value, 5) for name, value in sums.items()}
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
-        save_checkpoint(checkpoint, model, loss, optimizer, {"rows": rows, "commit": commit})
-        write_text(out / "log.csv", to_csv(rows))
+        if accelerator.is_main_process:
+            save_checkpoint(checkpoint, model, loss, optimizer, {"rows": rows, "commit": commit})
+            write_text(out / "log.csv", to_csv(rows))
         speed = steps * settings.batch_size / max(seconds, 1e-9)
         line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         console.print(
             f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False, soft_wrap=True
         )
-
-    seconds = max(0.1, sum(row["seconds"] for row in rows))
-    facts = TrainingFacts(
-        protocol=protocol.name,
-        data_copy=pool.copy,
-        seed=recipe.seed,
-        epochs=settings.epochs,
-        device=machine.device_name(accelerator.device.type),
-        precision=settings.precision,
-        seconds=round(seconds, 1),
-        images_per_s=round(settings.epochs * steps * settings.batch_size / seconds, 1),
-        commit=commit,
-        versions=machine.versions(),
-        init="from the backbone's published weights" if settings.pretrained else "from random weights",
-        base_model=getattr(accelerator.unwrap_model(model).backbone, "base_model", None),
-        data_license=pool.license,
-    )
-    return write_model(folder, accelerator.unwrap_model(model), recipe, pool, facts)
+    return rows, commit
 
 
-def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, nn.Module]:
-    """Build a recipe's model and loss for a data set's classes."""
+def share_out(accelerator: Accelerator, model: HashModel, batch: Tensor, recipe: Recipe) -> HashOutput:
+    """Run the model on a batch, uint8 images or features; of several processes each runs a part and gets the others' results.
+
+    Pairs and quantizers then see the whole batch in every process; the gradient of each reaches its own part.
+    """
+    count, rank = accelerator.num_processes, accelerator.process_index
+    part = batch.tensor_split(count)[rank].to(accelerator.device)
+    with torch.autocast(part.device.type, torch.bfloat16, enabled=recipe.optimization.precision == "bfloat16"):
+        output = model.from_features(part) if recipe.frozen else model(model.preprocess.normalise(part))
+    if count == 1:
+        return output
+
+    def whole(mine: Tensor) -> Tensor:
+        parts = list(accelerator.gather(mine.detach()).tensor_split(count))
+        parts[rank] = mine
+        return torch.cat(parts)
+
+    u = whole(output.u)
+    return HashOutput(u, model.quantizer(u), None if output.logits is None else whole(output.logits))
+
+
+def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, Any]:
+    """Build a recipe's model and loss for a data set's classes; there is no loss for a head in closed form.
+
+    Raises:
+        ConfigError: the recipe has no loss, and its head is not found in closed form; or the other way round.
+    """
     settings, classes = recipe.optimization, len(pool.classes)
     model = HashModel(
         recipe.backbone,
@@ -162,7 +255,22 @@ def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, nn.Module]:
         name=recipe.name,
         pretrained=settings.pretrained,
     )
+    if (recipe.loss is None) != hasattr(model.head, "fit"):
+        raise ConfigError(
+            f"The head {recipe.head.name!r} is "
+            + (
+                "not found in closed form; give the recipe a loss and epochs."
+                if recipe.loss is None
+                else "found in closed form; give the recipe no loss and epochs = 0."
+            )
+        )
+    if recipe.frozen:  # as the folder will keep it, so that its features are those of the model that is loaded
+        model.backbone.requires_grad_(False)
+        for tensor in model.backbone.state_dict().values():
+            tensor.copy_(tensor.to(stored_dtype(tensor, "float16")))
     multi_label = pool.labels.ndim == 2
+    if recipe.loss is None:
+        return model.to(memory_format=torch.channels_last), None
     loss = build_component("loss", recipe.loss, bits=recipe.bits, num_classes=classes, multi_label=multi_label)
     return model.to(memory_format=torch.channels_last), loss
 
@@ -196,6 +304,8 @@ def make_optimizer(settings: Optimization, model: HashModel, loss: nn.Module) ->
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in (model, loss):
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             key = (module is model and name.startswith("backbone."), parameter.ndim > 1)
             groups.setdefault(key, []).append(parameter)
     parameters = [
@@ -217,6 +327,42 @@ def set_learning_rate(optimizer: Any, settings: Optimization, done: float) -> No
     rate = settings.lr * min(rising, (1 - done) / (1 - settings.warmup))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+def versions_of_features(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
+    """Give a frozen backbone's features of the training list, float32 (1 + versions, n, ...): unchanged images first."""
+    whole = np.arange(len(pool))  # what evaluation needs as well
+    made = [features(model, pool, whole)[torch.from_numpy(positions)]]
+    for version in range(recipe.augment.versions):
+        rule = f"{recipe.augment.model_dump_json(exclude={'versions', 'plain_epochs'})} {version}"
+        made.append(
+            features(model, pool, positions, lambda images, generator: augment(images, recipe, 0, generator), rule)
+        )
+    return torch.stack(made)
+
+
+def draw(
+    images: Tensor, chosen: Tensor, recipe: Recipe, epoch: int, views: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Make a step's batch of the images `chosen`, int64 (n,); with several views, view by view.
+
+    Args:
+        images: uint8 (N, 3, S, S), or a frozen backbone's features (versions, N, ...).
+        chosen: rows of N.
+        recipe: says how images are changed.
+        epoch: counted from 0.
+        views: of each image; as far as there are versions, of different ones.
+        generator: of all that is random.
+
+    Returns:
+        The batch, and the row of N that each of its items is of, int64 (views * n,).
+    """
+    rows = chosen.repeat(views)
+    if not recipe.frozen:
+        return augment(images[rows], recipe, epoch, generator), rows
+    version = torch.randint(len(images), (len(chosen),), generator=generator).repeat(views)
+    view = torch.arange(views).repeat_interleave(len(chosen))
+    return images[(version + view) % len(images), rows], rows
 
 
 def augment(images: Tensor, recipe: Recipe, epoch: int, generator: torch.Generator) -> Tensor:

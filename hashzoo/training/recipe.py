@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 import tomli_w
 from pydantic import Field
 
@@ -13,6 +14,8 @@ from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.config import NAME_PATTERN, ComponentRef, PreprocessConfig, Schema, validate
 from hashzoo.errors import ConfigError
 from hashzoo.registry import registry
+
+COMPONENTS = ("backbone", "head", "quantizer", "loss")
 
 
 class Augment(Schema):
@@ -24,32 +27,37 @@ class Augment(Schema):
         crops: (from epoch, side in pixels) pairs: the window's side from that epoch on. A smaller window is cheaper; objects
             keep their scale, because the network's input shrinks with it. Empty: always the whole side.
         plain_epochs: this many epochs at the end see the images unchanged, as the database holds them.
+        versions: of a frozen backbone, whose features are computed once: of the unchanged images, and of this many changed
+            versions of each; a step takes one of them all at random.
     """
 
     plain_epochs: Annotated[int, Field(ge=0)] = 0
     flip: bool = True
     shift: Annotated[int, Field(ge=0)] = 4
     crops: tuple[tuple[int, int], ...] = ()
+    versions: Annotated[int, Field(ge=0)] = 0
 
 
 class Optimization(Schema):
     """How weights are found.
 
     Attributes:
-        epochs: passes over the training list; the last one's weights are kept, never the best on any list.
+        epochs: passes over the training list; the last one's weights are kept, never the best on any list. 0: the head is found
+            in closed form, and there is no loss.
         batch_size: images a step.
         optimizer: "sgd" is Nesterov's momentum 0.9; "adamw" has betas 0.9, 0.999.
         lr: the highest learning rate, reached after the share `warmup` of all steps, then falling in a line to 0.
-        backbone_lr: factor on `lr` for the backbone; less than 1 where it is pretrained.
+        backbone_lr: factor on `lr` for the backbone; less than 1 where it is pretrained. 0 freezes it: its features are computed
+            once, in evaluation mode, and kept in the cache (see `hashzoo.data.features`).
         weight_decay: on matrices and kernels, not on biases and normalisation.
         precision: of the network's forward pass; "bfloat16" is autocast.
         pretrained: start the backbone from its own published weights.
     """
 
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0)] = 1e-3
     backbone_lr: Annotated[float, Field(ge=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -62,6 +70,7 @@ class Recipe(Schema):
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
     method: str
+    origin: str = Field("", description="whose method it is, and what of it is reconstructed; sentences for the card")
     bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
     dataset: str
     protocol: str = Field(description="its training list is trained on; its queries are never looked at")
@@ -69,10 +78,23 @@ class Recipe(Schema):
     backbone: ComponentRef
     head: ComponentRef
     quantizer: ComponentRef
-    loss: ComponentRef
+    loss: ComponentRef | None = None
     preprocess: PreprocessConfig
     optimization: Optimization
     augment: Augment = Augment()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays as it is."""
+        return self.optimization.backbone_lr == 0 or self.loss is None
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if (self.loss is None) != (self.optimization.epochs == 0):
+            raise ValueError("a loss needs epochs, and epochs need a loss; a head found in closed form has neither")
+        if self.augment.versions and not self.frozen:
+            raise ValueError("augment.versions is for a frozen backbone (optimization.backbone_lr = 0)")
+        return self
 
 
 def make_recipe(
@@ -87,17 +109,23 @@ def make_recipe(
     """Fill a registered method's recipe for one run.
 
     A method's TOML holds the recipe's tables; those under `[dataset.NAME]` replace them for that data set, and `changes`
-    (nested dicts) replace both.
+    (nested dicts) replace both. `base = "FILE.toml"` names a file beside it in the package, to which all this is a change. A
+    component that is replaced by another starts without the other's `args`.
 
     Raises:
         UnknownNameError: no such method or component.
         ConfigError: the result does not follow the schema.
     """
     component, _ = registry().get("method", method)
-    data = tomllib.loads(component.load())
-    special = data.pop("dataset", {}).get(dataset, {})
-    data = _merge(_merge(data, special), changes or {})
-    for kind in ("backbone", "head", "quantizer", "loss"):
+    data: dict[str, Any] = {}
+    layers = [tomllib.loads(component.load())]
+    if isinstance(base := layers[0].pop("base", None), str):
+        layers.insert(0, tomllib.loads(component.beside(base).load()))
+    for layer in layers:
+        special = layer.pop("dataset", {}).get(dataset, {})
+        data = _merge(_merge(data, layer), special)
+    data = _merge(data, changes or {})
+    for kind in COMPONENTS:
         ref = data.get(kind)
         if isinstance(ref, dict) and isinstance(ref.get("name"), str):
             ref.setdefault("package", registry().get(kind, ref["name"])[0].owner)
@@ -136,5 +164,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
+        if key in COMPONENTS and isinstance(old, dict) and value.get("name", old["name"]) != old["name"]:
+            old = None
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged

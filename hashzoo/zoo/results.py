@@ -15,9 +15,11 @@ class TrainingFacts(Schema):
     """How the weights came about; the recipe beside it says the rest.
 
     Attributes:
-        seconds: wall time of all epochs together, as measured on a machine that may have had other work too.
+        seconds: wall time of all epochs together, as measured on a machine that may have had other work too; a frozen
+            backbone's features are not counted.
         commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
         init: where the weights started.
+        frozen: whether the backbone stayed as it started, so that its features may come from the cache.
         base_model: Hub id of the published weights that the backbone started from.
         data_license: of the training data; None if hashzoo does not know the data set.
     """
@@ -33,6 +35,7 @@ class TrainingFacts(Schema):
     commit: str
     versions: dict[str, str]
     init: str
+    frozen: bool = False
     base_model: str | None = None
     data_license: str | None = None
 
@@ -62,7 +65,7 @@ class ResultRow(Schema):
         precision_at: N -> P@N.
         precision_within_2: P@H<=2.
         pr_precision, pr_recall: the curve of hash lookup at radius 0..K; None where no query returns anything.
-        images_per_s: encoding speed, decoding of files not counted.
+        images_per_s: encoding speed, decoding of files not counted; None where features came from the cache.
     """
 
     model: str
@@ -86,7 +89,7 @@ class ResultRow(Schema):
     device: str
     precision: str
     seconds: float
-    images_per_s: float
+    images_per_s: float | None
     commit: str
 
 
