@@ -119,6 +119,10 @@ class Rig(abc.ABC):
             torch.manual_seed(seed)
             return self.usual(rows), torch.arange(rows) % CLASSES
 
+    def other_order(self, rows: int) -> Tensor:
+        """Another order of a batch, int64 (rows,)."""
+        return torch.arange(rows).roll(1)
+
 
 class BackboneRig(Rig):
     """Images of the size the backbone asks for."""
@@ -151,7 +155,7 @@ class HeadRig(Rig):
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Of one item."""
-        return (32, 3, 2) if self.sort == "feature maps" else (32,)
+        return (96, 3, 2) if self.sort == "feature maps" else (96,)
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
         """Build it for the features."""
@@ -187,7 +191,7 @@ class QuantizerRig(Rig):
 
 
 class LossRig(Rig):
-    """Outputs of a model, with one label an item or many."""
+    """Outputs of a model, with one label an item or many; in a loss of several views a batch holds as many rows an item."""
 
     @property
     def multi_label(self) -> bool:
@@ -195,25 +199,56 @@ class LossRig(Rig):
         return self.sort == "multi-label"
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
-        """Build it for the targets."""
-        return build_component(
+        """Build it for the targets, and start it on a training list of 8 items a class."""
+        loss: Any = build_component(
             "loss", ref or self.subject.ref, bits=bits, num_classes=CLASSES, multi_label=self.multi_label
         )
+        if hasattr(loss, "start"):
+            loss.start(self.targets(torch.arange(8 * CLASSES) % CLASSES))
+        return loss
+
+    @property
+    def views(self) -> int:
+        """Rows an item."""
+        return getattr(self.module, "views", 1)
+
+    def batch(self, rows: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """A usual batch of `rows` items and the labels of its rows, view by view."""
+        items = self.rows if rows is None else rows
+        x, _ = super().batch(items * self.views, seed)
+        return x, (torch.arange(items) % CLASSES).repeat(self.views)
+
+    def other_order(self, rows: int) -> Tensor:
+        """Another order of the items, the same in each view."""
+        items = rows // self.views
+        return torch.cat([torch.arange(items).roll(1) + items * view for view in range(self.views)])
 
     def usual(self, rows: int, bits: int = BITS) -> Tensor:
         """Relaxed codes."""
         return torch.randn(rows, bits)
 
+    def targets(self, labels: Tensor) -> Tensor:
+        """Make targets of class indices; of many labels: the class alone, with another one, or none."""
+        if not self.multi_label:
+            return labels
+        targets = nn.functional.one_hot(labels, CLASSES).float()
+        targets = targets + targets.roll(1, dims=1) * (labels % 2)[:, None]
+        targets[labels == CLASSES - 1] = 0.0
+        return targets
+
+    def index(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Give every item a row of the training list that is of its class; it is told from `x`, so it moves with its row."""
+        items = len(x) // self.views
+        rank = x[:items, 0].argsort().argsort()
+        return (labels[:items] + CLASSES * rank).repeat(self.views)
+
     def read(self, module: nn.Module, x: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Sum the terms for u = x, codes = tanh(x) and logits in `dtype` that depend on x too."""
         bits = x.shape[1]
         weight = torch.linspace(-1, 1, bits * CLASSES).reshape(bits, CLASSES)
-        targets = labels
-        if self.multi_label:  # one label, two, or none
-            targets = nn.functional.one_hot(labels, CLASSES).float()
-            targets = targets + targets.roll(1, dims=1) * (labels % 2)[:, None]
-            targets[labels == CLASSES - 1] = 0.0
-        terms = module(HashOutput(u=x, codes=torch.tanh(x), logits=(x @ weight).to(dtype)), targets)
+        logits = (x @ weight).to(dtype)
+        output = HashOutput(u=x, codes=torch.tanh(x), logits=logits, index=self.index(x.detach(), labels))
+        terms = module(output, self.targets(labels))
         if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
             raise AssertionError(f"it returns {type(terms).__name__}, not a dict of named terms")
         for name, term in terms.items():
@@ -233,9 +268,15 @@ class MethodRig(Rig):
 
     def recipe(self, bits: int = BITS, **optimization: Any) -> Recipe:
         """Fill the recipe for made-up images, with the subject's options and without pretrained weights."""
-        changes = dict(self.subject.options)
-        changes["optimization"] = {**changes.get("optimization", {}), "pretrained": False, **optimization}
-        return make_recipe(self.subject.ref.name, bits=bits, dataset="cifar10", protocol="split", changes=changes)
+
+        def make(**optimization: Any) -> Recipe:
+            changes = dict(self.subject.options)
+            changes["optimization"] = {**changes.get("optimization", {}), "pretrained": False, **optimization}
+            return make_recipe(self.subject.ref.name, bits=bits, dataset="cifar10", protocol="split", changes=changes)
+
+        if make().loss is None:
+            optimization.pop("epochs", None)
+        return make(**optimization)
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
         """Build the model, which the recipe's loss must fit."""

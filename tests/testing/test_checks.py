@@ -117,6 +117,8 @@ SEEN = {  # what the failure says
     "check_order_of_the_batch": "the order of the batch changes",
     "check_batch_of_one": "a batch of one",
     "check_one_class": "a batch of one class",
+    "check_steps_after_an_epoch": r"what end_epoch\(\) found is not all in its state_dict",
+    "check_closed_form": "a bit is the same for all",
     "check_multi_label": "neither accepted nor refused",
     "check_config_round_trip": "cannot be written as JSON|built from its options as JSON",
     "check_state_dict_round_trip": "another one that loads its state_dict",
@@ -269,3 +271,37 @@ def test_it_is_gone_afterwards():
 def test_pytest_offers_it_without_loading_torch():
     code = "import sys, hashzoo.testing.pytest_plugin; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Memory(torch.nn.Module):
+    """A loss that asks for all it may: two views, the training list, its rows, a step after each epoch."""
+
+    views = 2
+
+    def __init__(self, bits, num_classes, multi_label=False):
+        super().__init__()
+        self.bits = bits
+        self.seen = 0
+
+    def start(self, targets):
+        self.register_buffer("memory", torch.zeros(len(targets), self.bits))
+        self.started_with = targets
+
+    def forward(self, output, targets):
+        assert output.u.shape[0] == 2 * len(set(output.index.tolist()))
+        assert torch.equal(self.started_with[output.index], targets)
+        first, second = output.u.chunk(2)
+        assert torch.equal(*output.index.chunk(2))
+        self.seen += 1
+        return {"apart": (first - second).square().mean(), "moved": (output.u - self.memory[output.index]).abs().mean()}
+
+    def end_epoch(self):
+        assert not torch.is_grad_enabled()
+        self.memory.add_(1.0)
+
+
+def test_a_loss_may_ask_for_views_and_a_memory():
+    check_loss(Memory)
+    blind = type("Blind", (Memory,), {"start": lambda self, targets: None})
+    with pytest.raises(AssertionError, match="AttributeError"):
+        check_loss(blind)

@@ -186,7 +186,7 @@ def test_recipe_round_trip(tmp_path):
     [
         ("bits = 12", "bits = 2", "bits"),
         ("bits = 12", 'bits = "many"', "bits"),
-        ("epochs = 2", "epochs = 0", r"optimization\.epochs"),
+        ("epochs = 2", "epochs = -1", r"optimization\.epochs"),
         ("batch_size = 20", "batch_size = 1", r"optimization\.batch_size"),
         ('"adamw"', '"adam"', r"optimization\.optimizer"),
         ("lr = 0.001", "lr = 0.0", r"optimization\.lr"),
