@@ -44,6 +44,18 @@ def site(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep hashzoo's cache out of the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("HASHZOO_CACHE")
+    os.environ["HASHZOO_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("HASHZOO_CACHE")
+    if before is not None:
+        os.environ["HASHZOO_CACHE"] = before
+
+
 @pytest.fixture
 def start_python():
     """Start Python on a piece of code with arguments; what still runs at the end is killed."""

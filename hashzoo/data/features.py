@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HASHZOO_CACHE") or Path.home() / ".cache" / "hashzoo")
 
 
-def features(
+def backbone_features(
     model: HashModel,
     pool: ImagePool,
     positions: NDArray[np.int64],

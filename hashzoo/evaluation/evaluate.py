@@ -18,7 +18,7 @@ from rich.progress import track
 from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
-from hashzoo.data import ImagePool, Lists, features, get_protocol, make_lists, open_pool
+from hashzoo.data import ImagePool, Lists, backbone_features, get_protocol, make_lists, open_pool
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
@@ -92,7 +92,7 @@ def encode_protocol(
     network_seconds = 0.0
     console = Console(stderr=True)
     chunks = [needed[start : start + 256] for start in range(0, len(needed), 256)]
-    known = features(model, pool, np.arange(len(pool))) if cached else None
+    known = backbone_features(model, pool, np.arange(len(pool))) if cached else None
     for chunk in track(chunks, "encoding", console=console, transient=True, disable=not console.is_terminal):
         if known is not None:
             with model.encoding():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hashzoo import machine
 from hashzoo.config import ModelConfig
-from hashzoo.data import ImagePool, features, get_protocol, make_lists, open_pool
+from hashzoo.data import ImagePool, backbone_features, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
 from hashzoo.hookspecs import HashOutput
@@ -332,11 +332,13 @@ def set_learning_rate(optimizer: Any, settings: Optimization, done: float) -> No
 def versions_of_features(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
     """Give a frozen backbone's features of the training list, float32 (1 + versions, n, ...): unchanged images first."""
     whole = np.arange(len(pool))  # what evaluation needs as well
-    made = [features(model, pool, whole)[torch.from_numpy(positions)]]
+    made = [backbone_features(model, pool, whole)[torch.from_numpy(positions)]]
     for version in range(recipe.augment.versions):
         rule = f"{recipe.augment.model_dump_json(exclude={'versions', 'plain_epochs'})} {version}"
         made.append(
-            features(model, pool, positions, lambda images, generator: augment(images, recipe, 0, generator), rule)
+            backbone_features(
+                model, pool, positions, lambda images, generator: augment(images, recipe, 0, generator), rule
+            )
         )
     return torch.stack(made)
 

@@ -1,14 +1,21 @@
 import csv
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import time
+import tomllib
+from typing import ClassVar
 
 import pytest
 import torch
 
-from hashzoo.data import Protocol, protocols
+from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, UnknownNameError
+from hashzoo.evaluation.evaluate import encode_protocol
+from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
 from hashzoo.training.loop import augment, set_learning_rate, window_side
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
@@ -18,9 +25,9 @@ TINY = {"name": "tiny", "dataset": "cifar10", "summary": "", "draw": "tiny-0"}
 TINY |= {"query": "per-class:2", "train": "per-class:6", "database": "rest"}
 
 
-def make(seed=0, bits=12, augment=None, **optimization):
+def make(seed=0, bits=12, augment=None, head=None, loss=None, **optimization):
     settings = {"epochs": 2, "batch_size": 20, "precision": "float32"} | optimization
-    changes = {"optimization": settings, "augment": augment or {}}
+    changes = {"optimization": settings, "augment": augment or {}, "head": head or {}, "loss": loss or {}}
     return make_recipe("dsbh", bits=bits, dataset="cifar10", protocol="tiny", seed=seed, changes=changes)
 
 
@@ -343,3 +350,240 @@ def test_a_recipe_is_a_value():
     assert isinstance(make(), Recipe)
     with pytest.raises(ValueError, match="frozen"):
         make().seed = 3
+
+
+# Frozen backbones, closed forms, and what a loss may ask for
+
+FROZEN = {"backbone_lr": 0.0}
+
+
+def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
+    recipe = make(**FROZEN)
+    folder = run("frozen", recipe) / recipe.name
+    assert recipe.frozen and not make().frozen
+    model = open_folder(folder)
+    start, _ = loop.build(recipe, tiny_pool)
+    torch.manual_seed(recipe.seed)
+    start, _ = loop.build(recipe, tiny_pool)
+    for name, tensor in start.backbone.state_dict().items():
+        assert torch.equal(tensor, model.backbone.state_dict()[name]), name
+    assert not torch.equal(start.head.linear.weight.half(), model.head.linear.weight.half())
+    assert json.loads((folder / "results.json").read_text())["training"]["frozen"]
+    # codes from kept features are those of the images
+    lists = make_lists(protocols._protocols()["tiny"], tiny_pool)
+    kept, none = encode_protocol(model, "tiny", tiny_pool, lists, cached=True)
+    fresh, speed = encode_protocol(model, "tiny", tiny_pool, lists)
+    assert kept.codes == fresh.codes
+    assert none is None and speed > 0
+
+
+def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
+    still = make(augment={"flip": False, "shift": 0}, epochs=1, **FROZEN)
+    rows = log(run("still", still))
+    changed = make(augment={"flip": True, "shift": 4, "versions": 2}, epochs=1, **FROZEN)
+    assert log(run("changed", changed))[0]["class"] != rows[0]["class"]
+    with pytest.raises(ConfigError, match=r"augment\.versions is for a frozen backbone"):
+        make(augment={"versions": 2})
+
+
+def test_versions_and_views():
+    images = torch.arange(3.0)[:, None, None] * 100 + torch.arange(10.0)[None, :, None]  # version * 100 + row
+    chosen = torch.tensor([7, 2, 5, 1])
+    recipe = make(augment={"versions": 2}, **FROZEN)
+    seen = set()
+    for seed in range(20):
+        batch, rows = loop.draw(images, chosen, recipe, 0, 2, torch.Generator().manual_seed(seed))
+        assert rows.tolist() == [7, 2, 5, 1] * 2
+        assert (batch[:, 0] % 100).tolist() == rows.tolist()
+        first, second = (batch[:, 0] // 100).chunk(2)
+        assert (first != second).all()
+        seen |= set(first.tolist())
+    assert seen == {0, 1, 2}
+    ramp = torch.arange(32 * 32).view(1, 1, 32, 32).expand(10, 3, -1, -1).to(torch.uint8)
+    batch, rows = loop.draw(ramp, chosen, make(), 0, 2, torch.Generator().manual_seed(0))
+    assert batch.shape == (8, 3, 32, 32) and not torch.equal(*batch.chunk(2))
+
+
+class MeanHead(torch.nn.Module):
+    """Bits: is a feature above its mean? Closed form."""
+
+    def __init__(self, feature_shape, bits, num_classes=0):
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("mean", torch.zeros(feature_shape[0]))
+
+    def fit(self, features, targets):
+        assert features.shape == (60, 500) and targets.shape == (60,) and targets.dtype == torch.int64
+        self.mean.copy_(features.mean(0))
+
+    def forward(self, features):
+        return (features - self.mean)[:, : self.bits]
+
+
+@pytest.fixture
+def mean_head():
+    """Register it."""
+    component = Component("head", "mean", "hashzoo-testing", MeanHead, "For tests")
+    with using(Registry([*registry().plugins, Plugin("test", "hashzoo-testing", "0", (component,))])):
+        yield
+
+
+def test_a_head_in_closed_form(run, tiny_pool, mean_head):
+    text = recipe_toml(make(head={"name": "mean"}, epochs=0, lr=1e-3))
+    data = tomllib.loads(text)
+    del data["loss"]
+    recipe = Recipe(**data)
+    folder = run("closed", recipe) / recipe.name
+    model = open_folder(folder)
+    train_list = make_lists(protocols._protocols()["tiny"], tiny_pool).train
+    with torch.no_grad():
+        wanted = model.backbone(model.preprocess([tiny_pool.images[row] for row in train_list])).mean(0)
+    torch.testing.assert_close(model.head.mean, wanted)
+    facts = json.loads((folder / "results.json").read_text())["training"]
+    assert (facts["epochs"], facts["frozen"]) == (0, True)
+    assert not (folder.parent / "checkpoint.pt").exists()
+
+
+def test_heads_and_losses_that_do_not_fit_together(run, mean_head):
+    with pytest.raises(ConfigError, match="a loss needs epochs, and epochs need a loss"):
+        make(epochs=0)
+    with pytest.raises(ConfigError, match="The head 'mean' is found in closed form; give the recipe no loss"):
+        run("a", make(head={"name": "mean"}))
+    data = tomllib.loads(recipe_toml(make(lr=1e-3)))
+    del data["loss"]
+    data["optimization"]["epochs"] = 0
+    with pytest.raises(ConfigError, match="The head 'linear' is not found in closed form; give the recipe a loss"):
+        run("b", Recipe(**data))
+
+
+class Diary(torch.nn.Module):
+    """A loss that notes what it is told."""
+
+    views = 2
+    log: ClassVar[list] = []
+
+    def __init__(self, bits, num_classes, multi_label=False):
+        super().__init__()
+
+    def start(self, targets):
+        self.register_buffer("memory", torch.zeros(len(targets)))
+        self.targets = targets
+        self.log.append("start")
+
+    def forward(self, output, targets):
+        assert torch.equal(self.targets[output.index], targets)
+        assert len(targets) == 40 and torch.equal(*output.index.chunk(2))
+        self.memory[output.index] += 1
+        self.log.append("step")
+        return {"size": output.u.square().mean()}
+
+    def end_epoch(self):
+        assert not torch.is_grad_enabled()
+        self.log.append(self.memory.tolist())
+
+
+def test_what_a_loss_is_told(run):
+    Diary.log.clear()
+    component = Component("loss", "diary", "hashzoo-testing", Diary, "For tests")
+    with using(Registry([*registry().plugins, Plugin("test", "hashzoo-testing", "0", (component,))])):
+        run("diary", make(loss={"name": "diary"}))
+    step = ["step"] * 3
+    assert Diary.log == ["start", *step, [1.0] * 60, *step, [2.0] * 60]  # indexing adds once a row
+
+
+def test_recipes_build_on_a_base(site):
+    base = """
+[backbone]
+name = "cnn3"
+[head]
+name = "linear"
+[quantizer]
+name = "tanh"
+args = { beta = 2.0 }
+[loss]
+name = "dsbh"
+args = { pair_weight = 0.5 }
+[preprocess]
+size = [32, 32]
+[optimization]
+epochs = 5
+lr = 0.1
+[dataset.cifar10]
+optimization = { epochs = 7, batch_size = 32 }
+"""
+    own = """
+base = "base.toml"
+[quantizer]
+name = "sign"
+[loss]
+name = "dsbh"
+args = { class_weight = 2.0 }
+[optimization]
+epochs = 9
+[dataset.cifar10]
+optimization = { batch_size = 16 }
+"""
+    module = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_methods(register):\n"
+    module += "    register('on-base', 'zoo_on_base:own.toml', summary='On a base')\n"
+    files = {"zoo_on_base/__init__.py": module, "zoo_on_base/base.toml": base, "zoo_on_base/own.toml": own}
+    site.add("zoo-on-base", files, {"based": "zoo_on_base"})
+    with using(discover()):
+        recipe = make_recipe("on-base", bits=12, dataset="cifar10", protocol="tiny")
+        other = make_recipe("on-base", bits=12, dataset="folder", protocol="split")
+    assert (recipe.quantizer.name, recipe.quantizer.args) == ("sign", {})  # another component, without the other's args
+    assert recipe.loss.args == {"pair_weight": 0.5, "class_weight": 2.0}
+    settings = recipe.optimization
+    assert (settings.epochs, settings.batch_size, settings.lr) == (9, 16, 0.1)  # what is the method's own comes last
+    assert (other.optimization.epochs, other.optimization.batch_size) == (9, 128)
+
+
+# Several processes
+
+SHARED = """
+import pickle, sys
+from hashzoo.data import Protocol, protocols
+from hashzoo.training import read_recipe, train
+import torch
+
+folder, out = sys.argv[1:3]
+torch.set_num_threads(1)
+with open(f"{folder}/tiny.pickle", "rb") as file:
+    facts, pool = pickle.load(file)
+protocols._protocols()["tiny"] = Protocol(**facts)
+print(train(read_recipe(f"{folder}/recipe.toml"), out, device="cpu", pool=pool))
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
+def test_two_processes_train_as_one(tmp_path, run, tiny_pool, frozen):
+    """Pairs, the sign's gradient and the balance of bits see the whole batch, also with each process at a half of it."""
+    recipe = make(epochs=2, optimizer="sgd", lr=0.01, **(FROZEN if frozen else {}))
+    one = run("one", recipe)
+    (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
+    (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
+    (tmp_path / "shared.py").write_text(SHARED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    two = tmp_path / "two"
+    done = subprocess.run(
+        [*command, tmp_path / "shared.py", tmp_path, two], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for mine, theirs in zip(log(one), log(two), strict=True):
+        for term in ("pair", "class", "balance"):
+            assert float(theirs[term]) == pytest.approx(float(mine[term]), abs=2e-4), term
+    expected, made = (open_folder(folder / recipe.name).state_dict() for folder in (one, two))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(made[name], tensor, atol=2e-3, rtol=1e-2, msg=name)
+    facts = json.loads((two / recipe.name / "results.json").read_text())["training"]
+    assert facts["device"].endswith("2 processes")
+
+
+def test_a_batch_that_cannot_be_shared_evenly(run, monkeypatch):
+    class Three:
+        def __init__(self, cpu):
+            self.num_processes = 3
+
+    monkeypatch.setattr(loop, "Accelerator", Three)
+    with pytest.raises(ConfigError, match="A batch of 20 cannot be shared by 3 processes; start a number"):
+        run("three", make())
