@@ -35,3 +35,4 @@ docs: .venv/ready
 # after a change in model_cards/
 index: .venv/ready
 	$(BIN)/python -m hashzoo.zoo.index
+	$(BIN)/python -m hashzoo.zoo.table
