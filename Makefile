@@ -29,7 +29,6 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 docs: .venv/ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	$(BIN)/mkdocs build --strict
 
 # after a change in model_cards/
