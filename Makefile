@@ -29,9 +29,9 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 docs: .venv/ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	$(BIN)/mkdocs build --strict
 
 # after a change in model_cards/
 index: .venv/ready
 	$(BIN)/python -m hashzoo.zoo.index
+	$(BIN)/python -m hashzoo.zoo.table

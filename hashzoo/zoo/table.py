@@ -1,0 +1,212 @@
+"""The zoo as data: every result of the models that ship, as docs/results.csv, docs/zoo.md and a plot for each protocol."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hashzoo.config import ModelConfig, read_json
+from hashzoo.files import replacing, write_text
+from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES = {"pr_precision", "pr_recall"}  # in the plots; too long for a line
+INTRO = """\
+# The zoo
+
+Models that `hashzoo.load(NAME)` loads, with their figures; [How numbers are made](numbers.md) says what the figures are. The
+rows of one table were trained and measured on the same lists, and measured on the same copy of the data by the same mAP@K;
+nothing else compares. [results.csv](results.csv) has all that each model's `results.json` says, a line a result: compare lines
+of one `protocol`, `training_protocol` and `data_copy`. `make index` writes this page.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result and the model it is of.
+
+    Attributes:
+        weights_bytes: size of model.safetensors.
+    """
+
+    config: ModelConfig
+    training: TrainingFacts
+    row: ResultRow
+    weights_bytes: int
+
+
+def read_entries(models: str | Path) -> list[Entry]:
+    """Read all results of a folder of models' folders, by method, backbone and bits.
+
+    Raises:
+        ConfigError: a config.json or results.json is missing or wrong.
+
+    >>> [entry.row.model for entry in read_entries(shipped_folder()) if entry.config.method == "dahp"]
+    ['dahp-resnet18-cifar10-48bit']
+    """
+    entries = []
+    for path in Path(models).glob("*/config.json"):
+        config, results = read_json(ModelConfig, path), read_json(Results, path.with_name("results.json"))
+        size = path.with_name("model.safetensors").stat().st_size
+        entries += [Entry(config, results.training, row, size) for row in results.rows]
+    return sorted(
+        entries,
+        key=lambda entry: (entry.config.method, entry.config.backbone.name, entry.config.bits, entry.config.name),
+    )
+
+
+def comparable(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Put results together that compare: trained and measured on the same lists, on one copy of the data, by one mAP@K.
+
+    Returns:
+        The protocol's name -> its results; `NAME-2` and so on where results under that protocol do not all compare.
+    """
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        row = entry.row
+        lists = json.dumps(row.list_sha256, sort_keys=True)
+        key = (row.protocol, entry.training.protocol, row.data_copy, str(row.top_k), lists)
+        groups.setdefault(key, []).append(entry)
+    counts: Counter[str] = Counter()
+    named: dict[str, list[Entry]] = {}
+    for (protocol, *_), group in sorted(groups.items()):
+        counts[protocol] += 1
+        named[protocol if counts[protocol] == 1 else f"{protocol}-{counts[protocol]}"] = group
+    return named
+
+
+def results_csv(entries: Iterable[Entry]) -> str:
+    """Write a line a result; columns are the keys of results.json, those of nested objects joined by `_`."""
+    lines = [
+        {
+            "model": entry.config.name,
+            "dataset": entry.config.dataset,
+            "method": entry.config.method,
+            "backbone": entry.config.backbone.name,
+            "license": entry.config.license,
+            "weights_bytes": entry.weights_bytes,
+            **_flat(entry.row.model_dump(exclude=CURVES)),
+            **_flat({"training": entry.training.model_dump()}),
+        }
+        for entry in entries
+    ]
+    text = io.StringIO()
+    columns = dict.fromkeys(column for line in lines for column in line)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _flat(facts: dict[Any, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}_{inner}": fact for inner, fact in _flat(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def page(entries: Iterable[Entry]) -> str:
+    """Write docs/zoo.md: a table and a plot for results that compare."""
+    return INTRO + "".join(_section(name, group) for name, group in comparable(entries).items())
+
+
+def _section(name: str, entries: list[Entry]) -> str:
+    row, training = entries[0].row, entries[0].training
+    head = ["model", "bits", f"mAP@{row.top_k or 'all'}", "P@100", "P@H<=2", "seed", "training", "weights, MB"]
+    lines = [head, ["---"] * len(head), *map(_cells, entries)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"""
+## `{row.protocol}`
+
+Trained under `{training.protocol}`; {row.queries:,} queries, {row.database:,} database images. mAP is the exact expectation over
+ties. Data: {row.data_copy}.
+
+{table}
+
+![Precision over recall and P@N under {row.protocol}]({_plot_file(name)})
+"""
+
+
+def _cells(entry: Entry) -> list[str]:
+    row, training = entry.row, entry.training
+    return [
+        f"[`{row.model}`](../model_cards/{row.model}/README.md)",
+        str(row.bits),
+        f"{row.map:.4f}",
+        f"{row.precision_at[100]:.4f}" if 100 in row.precision_at else "",
+        f"{row.precision_within_2:.4f}",
+        str(row.seed),
+        f"{training.seconds / 60:.0f} min on {training.device}",
+        f"{entry.weights_bytes / 1e6:.1f}",
+    ]
+
+
+def figure(entries: list[Entry]) -> Figure:
+    """Draw results that compare: precision over recall, one point a Hamming radius, and P@N; one line a model."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9, 4.4), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    for entry in entries:
+        row = entry.row
+        points = [
+            (r, p) for r, p in zip(row.pr_recall, row.pr_precision, strict=True) if r is not None and p is not None
+        ]
+        left.plot([r for r, _ in points], [p for _, p in points], marker=".", linewidth=1, label=row.model)
+        right.plot(list(row.precision_at), list(row.precision_at.values()), marker="o", linewidth=1)
+    left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    left.set_title("hash lookup, a point a Hamming radius", fontsize=9)
+    right.set(xscale="log", ylim=(0, 1.02), xlabel="N", ylabel="P@N")
+    right.set_title("precision in the first N", fontsize=9)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    drawing.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return drawing
+
+
+def plotted(entries: Iterable[Entry]) -> str:
+    """The sha256 of what `figure` draws; a plot carries it, so that one of other figures is found."""
+    data = [entry.row.model_dump(include={"model", "precision_at", *CURVES}) for entry in entries]
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+
+def write(docs: str | Path, entries: list[Entry]) -> None:
+    """Write results.csv, zoo.md and its plots into `docs`; plots of what is no longer there go."""
+    docs = Path(docs)
+    write_text(docs / "results.csv", results_csv(entries))
+    write_text(docs / "zoo.md", page(entries))
+    groups = comparable(entries)
+    for old in set(docs.glob("zoo-*.svg")) - {docs / _plot_file(name) for name in groups}:
+        old.unlink()
+    for name, group in groups.items():
+        plot(docs / _plot_file(name), group)
+
+
+def plot(path: str | Path, entries: list[Entry]) -> None:
+    """Write `figure` as an SVG with `plotted` in its metadata: the same bytes each time, text as text."""
+    import matplotlib
+
+    metadata = {"Date": None, "Creator": None, "Description": f"sha256 of the data: {plotted(entries)}"}
+    with matplotlib.rc_context({"svg.hashsalt": "hashzoo", "svg.fonttype": "none"}), replacing(path) as partial:
+        figure(entries).savefig(partial, format="svg", metadata=metadata)
+
+
+def _plot_file(name: str) -> str:
+    return f"zoo-{name}.svg"
+
+
+if __name__ == "__main__":
+    write(shipped_folder().parent / "docs", read_entries(shipped_folder()))

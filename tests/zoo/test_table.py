@@ -1,0 +1,122 @@
+"""docs/zoo.md, docs/results.csv and the plots are those of model_cards/, and put no two figures together that do not compare."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.table import comparable, figure, page, plot, plotted, read_entries, results_csv, write
+
+DOCS = Path(__file__).parents[2] / "docs"
+ENTRIES = read_entries(shipped_folder())
+RAW = {path.parent.name: json.loads(path.read_text()) for path in shipped_folder().glob("*/results.json")}
+
+
+def changed(entry, training=(), **row):
+    """The entry with other facts."""
+    return type(entry)(
+        entry.config, entry.training.model_copy(update=dict(training)), entry.row.model_copy(update=row), 2_000_000
+    )
+
+
+def test_what_is_committed_is_what_the_cards_say():
+    assert (DOCS / "zoo.md").read_text(encoding="utf-8") == page(ENTRIES), "run `make index`"
+    assert (DOCS / "results.csv").read_text(encoding="utf-8") == results_csv(ENTRIES), "run `make index`"
+    groups = comparable(ENTRIES)
+    assert {path.name for path in DOCS.glob("zoo-*.svg")} == {f"zoo-{name}.svg" for name in groups}, "run `make index`"
+    for name, group in groups.items():
+        assert plotted(group) in (DOCS / f"zoo-{name}.svg").read_text(encoding="utf-8"), "run `make index`"
+
+
+def test_the_csv_has_every_figure_of_every_result():
+    lines = list(csv.DictReader(io.StringIO(results_csv(ENTRIES))))
+    assert len(lines) == sum(len(results["rows"]) for results in RAW.values())
+
+    def compare(line, prefix, facts):
+        for key, value in facts.items():
+            if isinstance(value, dict):
+                compare(line, f"{prefix}{key}_", value)
+            elif not key.startswith("pr_"):
+                assert line[prefix + key] == ("" if value is None else str(value)), prefix + key
+
+    for line in lines:
+        (row,) = [row for row in RAW[line["model"]]["rows"] if row["protocol"] == line["protocol"]]
+        compare(line, "", row)
+        compare(line, "training_", RAW[line["model"]]["training"])
+        config = json.loads((shipped_folder() / line["model"] / "config.json").read_text())
+        assert [line[key] for key in ("dataset", "method", "license")] == [
+            config[key] for key in ("dataset", "method", "license")
+        ]
+        assert line["backbone"] == config["backbone"]["name"]
+
+
+def test_every_model_is_on_the_page_with_its_figures():
+    lines = page(ENTRIES).splitlines()
+    for name, results in RAW.items():
+        training = f"{results['training']['seconds'] / 60:.0f} min on {results['training']['device']}"
+        of_model = [line for line in lines if f"[`{name}`]" in line]
+        assert len(of_model) == len(results["rows"])
+        for row in results["rows"]:
+            depth = [value for n, value in row["precision_at"].items() if n == "100"]
+            known = [f"{value:.4f}" for value in (row["map"], *depth, row["precision_within_2"])]
+            figures = [row["bits"], *known, row["seed"], training]
+            assert any(all(f" {figure} |" in line for figure in figures) for line in of_model)
+        (card,) = {line.partition("](")[2].partition(")")[0] for line in of_model}
+        assert (DOCS / card).is_file()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "cifar10-59k"},
+        {"data_copy": "another copy (sha256 0)"},
+        {"top_k": 1000},
+        {"list_sha256": dict.fromkeys(("query", "train", "database"), "0" * 64)},
+        {"training": {"protocol": "cifar10-54k"}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_does_not_compare_shares_no_column(other):
+    one = ENTRIES[0]
+    entries = [one, changed(one, **other), changed(one, map=0.25)]
+    groups = comparable(entries).values()
+    assert sorted(map(len, groups)) == [1, 2]
+    assert [entries[0], entries[2]] in groups
+    assert page(entries).count("\n| model |") == page(entries).count("\n## ") == 2
+    assert "mAP@1000" in page(entries) or "top_k" not in other
+
+
+def test_a_figure_that_is_not_known_is_left_out():
+    bare = changed(ENTRIES[0], precision_at={1: 0.5}, images_per_s=None, training={"seconds": 61.0, "device": "H"})
+    (line,) = [line for line in page([bare]).splitlines() if bare.row.model in line]
+    assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "1 min on H", "2.0 |"]
+    (row,) = csv.DictReader(io.StringIO(results_csv([bare])))
+    assert (row["precision_at_1"], row["images_per_s"], row["training_seconds"]) == ("0.5", "", "61.0")
+    assert "precision_at_100" not in row
+    both = list(csv.DictReader(io.StringIO(results_csv([bare, ENTRIES[0]]))))
+    assert [row["precision_at_100"] for row in both] == ["", str(ENTRIES[0].row.precision_at[100])]
+
+
+def test_the_plots_draw_the_results():
+    left, right = figure(ENTRIES).axes
+    for entry, curve, depths in zip(ENTRIES, left.lines, right.lines, strict=True):
+        row = RAW[entry.row.model]["rows"][0]
+        points = [point for point in zip(row["pr_recall"], row["pr_precision"], strict=True) if None not in point]
+        assert list(zip(*curve.get_data(), strict=True)) == points
+        assert list(zip(*depths.get_data(), strict=True)) == [(int(n), p) for n, p in row["precision_at"].items()]
+        assert curve.get_label() == entry.row.model and curve.get_color() == depths.get_color()
+    assert plotted(ENTRIES) != plotted([changed(ENTRIES[0], precision_at={1: 0.5}), *ENTRIES[1:]])
+
+
+def test_writing_again_changes_nothing_and_old_plots_go(tmp_path):
+    (tmp_path / "zoo-gone.svg").touch()
+    write(tmp_path, ENTRIES)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(files) == {"zoo.md", "results.csv", *(f"zoo-{name}.svg" for name in comparable(ENTRIES))}
+    write(tmp_path, ENTRIES)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    plot(tmp_path / "again.svg", ENTRIES[:1])
+    assert b"<text" in (tmp_path / "again.svg").read_bytes()
