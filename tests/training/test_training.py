@@ -378,9 +378,9 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
 
 
 def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
-    still = make(augment={"flip": False, "shift": 0}, epochs=1, **FROZEN)
+    still = make(augment={"plain_epochs": 0}, epochs=1, **FROZEN)
     rows = log(run("still", still))
-    changed = make(augment={"flip": True, "shift": 4, "versions": 2}, epochs=1, **FROZEN)
+    changed = make(augment={"plain_epochs": 0, "versions": 2}, epochs=1, **FROZEN)
     assert log(run("changed", changed))[0]["class"] != rows[0]["class"]
     with pytest.raises(ConfigError, match=r"augment\.versions is for a frozen backbone"):
         make(augment={"versions": 2})
@@ -400,7 +400,8 @@ def test_versions_and_views():
         seen |= set(first.tolist())
     assert seen == {0, 1, 2}
     ramp = torch.arange(32 * 32).view(1, 1, 32, 32).expand(10, 3, -1, -1).to(torch.uint8)
-    batch, rows = loop.draw(ramp, chosen, make(), 0, 2, torch.Generator().manual_seed(0))
+    moving = make(augment={"plain_epochs": 0})
+    batch, rows = loop.draw(ramp, chosen, moving, 0, 2, torch.Generator().manual_seed(0))
     assert batch.shape == (8, 3, 32, 32) and not torch.equal(*batch.chunk(2))
 
 
@@ -428,11 +429,16 @@ def mean_head():
         yield
 
 
-def test_a_head_in_closed_form(run, tiny_pool, mean_head):
-    text = recipe_toml(make(head={"name": "mean"}, epochs=0, lr=1e-3))
-    data = tomllib.loads(text)
+def closed_form(recipe):
+    """The recipe without loss and epochs."""
+    data = tomllib.loads(recipe_toml(recipe))
     del data["loss"]
-    recipe = Recipe(**data)
+    data["optimization"]["epochs"] = 0
+    return Recipe(**data)
+
+
+def test_a_head_in_closed_form(run, tiny_pool, mean_head):
+    recipe = closed_form(make(head={"name": "mean"}))
     folder = run("closed", recipe) / recipe.name
     model = open_folder(folder)
     train_list = make_lists(protocols._protocols()["tiny"], tiny_pool).train
@@ -449,11 +455,8 @@ def test_heads_and_losses_that_do_not_fit_together(run, mean_head):
         make(epochs=0)
     with pytest.raises(ConfigError, match="The head 'mean' is found in closed form; give the recipe no loss"):
         run("a", make(head={"name": "mean"}))
-    data = tomllib.loads(recipe_toml(make(lr=1e-3)))
-    del data["loss"]
-    data["optimization"]["epochs"] = 0
     with pytest.raises(ConfigError, match="The head 'linear' is not found in closed form; give the recipe a loss"):
-        run("b", Recipe(**data))
+        run("b", closed_form(make()))
 
 
 class Diary(torch.nn.Module):
@@ -562,7 +565,7 @@ def test_two_processes_train_as_one(tmp_path, run, tiny_pool, frozen):
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
     (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
     (tmp_path / "shared.py").write_text(SHARED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = tmp_path / "two"
     done = subprocess.run(
         [*command, tmp_path / "shared.py", tmp_path, two], capture_output=True, text=True, timeout=300,
