@@ -104,7 +104,7 @@ class Backbone(Protocol):
         num_features: number of channels D.
         feature_shape: (D,) for vectors, (D, H, W) for maps; H and W hold at the backbone's usual input size.
         preprocess: keyword arguments of `PreprocessConfig` this backbone wants where a recipe says nothing.
-        base_model: optional; Hub id of the published weights that `pretrained` fetched, for the card.
+        base_model (str): optional; Hub id of the published weights that `pretrained` fetched, for the card.
     """
 
     num_features: int

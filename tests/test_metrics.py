@@ -16,6 +16,7 @@ from hashzoo.metrics import (
     Histograms,
     average_precision,
     code_health,
+    cosine_map,
     deephash_map,
     distance_histograms,
     mean_average_precision,
@@ -274,6 +275,31 @@ def test_deephash_mode_equals_a_slow_loop(kind, top_k):
         assert deephash_map(query, database, *labels, top_k, seed=seed) == pytest.approx(values[seed], rel=1e-12)
     assert top_k == 1 or values[0] != values[1]
     assert deephash_map(query, database, *labels, top_k) == deephash_map(query, database, *labels, top_k, seed=0)
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 7, 100])
+@pytest.mark.parametrize("kind", ["classes", float])
+def test_cosines_equal_a_slow_loop(kind, top_k):
+    rng = np.random.default_rng(5)
+    query, database = (rng.normal(size=(count, 6)).astype(np.float32) for count in (300, 60))
+    query[3] = 0.0  # no direction: any order is right, none must fail
+    labels = random_labels(rng, 300, kind), random_labels(rng, 60, kind)
+    related = slow_relevance(*labels)
+    values = []
+    for row, near in zip(query.tolist(), related, strict=True):
+        cosines = [
+            sum(a * b for a, b in zip(row, column, strict=True)) / (math.hypot(*row) or 1.0) / math.hypot(*column)
+            for column in database.tolist()
+        ]
+        order = sorted(range(60), key=lambda item, cosines=cosines: -cosines[item])
+        values.append(slow_ap([near[item] for item in order], top_k or 60))
+    del values[3]
+    rest = [row for row in range(300) if row != 3]
+    made = cosine_map(query[rest], database, labels[0][rest], labels[1], top_k)
+    assert made == pytest.approx(sum(values) / len(values), abs=1e-9)
+    assert 0 <= cosine_map(query, database, *labels, top_k) <= 1
+    with pytest.raises(ConfigError, match="a whole number from 1, not 0"):
+        cosine_map(query, database, *labels, 0)
 
 
 def test_deephash_mode_varies_around_the_expectation():

@@ -20,6 +20,9 @@ def evaluate(
     update: Annotated[
         bool, typer.Option("--update", help="Write results, codes, plot and card into its folder.")
     ] = False,
+    float_cosine: Annotated[
+        bool, typer.Option("--float-cosine", help="Also mAP of the backbone's features by cosine: what hashing costs.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')] = None,
     as_json: Json = False,
 ) -> None:
@@ -30,8 +33,10 @@ def evaluate(
     from hashzoo.zoo import resolve
 
     folder = resolve(name)
-    if from_codes and (update or protocol):
-        raise ConfigError("--from-codes measures the codes as published; --update and --protocol need the data.")
+    if from_codes and (update or protocol or float_cosine):
+        raise ConfigError(
+            "--from-codes measures the codes as published; --update, --protocol and --float-cosine need the data."
+        )
     from hashzoo.evaluation import evaluate as run
     from hashzoo.evaluation import publish_results, row_from_codes
 
@@ -41,7 +46,8 @@ def evaluate(
     else:
         import torch
 
-        row, published = run(folder, protocol, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        row, published = run(folder, protocol, device=device, float_cosine=float_cosine)
         if update:
             publish_results(folder, row, published)
         figures = row.model_dump(mode="json")

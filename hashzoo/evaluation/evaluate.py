@@ -32,7 +32,12 @@ PRECISION_AT = (1, 10, 100, 1000)
 
 
 def evaluate(
-    folder: str | Path, protocol: str | None = None, *, device: str = "cpu", pool: ImagePool | None = None
+    folder: str | Path,
+    protocol: str | None = None,
+    *,
+    device: str = "cpu",
+    pool: ImagePool | None = None,
+    float_cosine: bool = False,
 ) -> tuple[ResultRow, PublishedCodes]:
     """Encode a protocol's queries and database with a folder's model, and measure.
 
@@ -43,6 +48,7 @@ def evaluate(
         protocol: default the one it was trained under.
         device: "cpu" (float32) or "cuda" (bfloat16).
         pool: the data set, if it is loaded already.
+        float_cosine: also measure the backbone's features themselves, ranked by cosine.
 
     Raises:
         DataError: the data set is missing, or its lists are not the protocol's.
@@ -60,6 +66,7 @@ def evaluate(
     measured = measure(published, rule.top_k)
     row = ResultRow(
         **measured,
+        map_float_cosine=feature_map(model, pool, lists, rule.top_k) if float_cosine else None,
         list_sha256=lists.sha256(),
         ties="expected",
         seed=results.training.seed,
@@ -112,6 +119,16 @@ def encode_protocol(
     labels = {split: pool.labels[wanted] for split, wanted in positions.items()}
     speed = len(needed) / network_seconds if network_seconds else None
     return PublishedCodes(protocol, codes, labels, positions, pool.classes), speed
+
+
+def feature_map(model: HashModel, pool: ImagePool, lists: Lists, top_k: int | None) -> float:
+    """Measure the backbone's features, averaged over positions, by `hashzoo.metrics.cosine_map`."""
+    known = backbone_features(model, pool, np.arange(len(pool)))
+    vectors = (known.mean((2, 3)) if known.ndim == 4 else known).numpy()
+    query, database = lists.query, lists.database
+    return _round(
+        metrics.cosine_map(vectors[query], vectors[database], pool.labels[query], pool.labels[database], top_k)
+    )
 
 
 def measure(published: PublishedCodes, top_k: int | None) -> dict[str, Any]:

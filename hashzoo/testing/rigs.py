@@ -34,15 +34,15 @@ class TinyBackbone(nn.Module):
 
     Args:
         pretrained: unused.
-        pooled: give vectors (N, 32) in place of maps (N, 32, 2, 2).
+        pooled: give vectors (N, 64) in place of maps (N, 64, 2, 2).
     """
 
     def __init__(self, pretrained: bool = False, pooled: bool = False) -> None:
         super().__init__()
-        self.layer = nn.Conv2d(3, 32, 8, stride=8)
+        self.layer = nn.Conv2d(3, 64, 8, stride=8)
         self.pooled = pooled
-        self.num_features = 32
-        self.feature_shape = (32,) if pooled else (32, 2, 2)
+        self.num_features = 64
+        self.feature_shape = (64,) if pooled else (64, 2, 2)
         self.preprocess: dict[str, Any] = {"size": (16, 16)}
 
     def forward(self, images: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ class ResultRow(Schema):
         ties: "expected" is the exact mean over random orders of equal distances.
         map: mAP@K under that tie rule, 0 to 1.
         map_deephash: the same by the field's usual script: one seeded shuffle, stable sort.
+        map_float_cosine: mAP@K of the backbone's features by cosine, float32: what hashing is measured against; None where
+            it was not measured.
         precision_at: N -> P@N.
         precision_within_2: P@H<=2.
         pr_precision, pr_recall: the curve of hash lookup at radius 0..K; None where no query returns anything.
@@ -78,6 +80,7 @@ class ResultRow(Schema):
     ties: Literal["expected"]
     map: Annotated[float, Field(ge=0, le=1)]
     map_deephash: Annotated[float, Field(ge=0, le=1)]
+    map_float_cosine: Annotated[float, Field(ge=0, le=1)] | None = None
     precision_at: dict[int, float]
     precision_within_2: float
     pr_precision: tuple[float | None, ...]

@@ -150,3 +150,22 @@ def test_in_a_model(name, bits):
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
     if name.startswith("torchvision"):  # timm starts each block's last scale at 0, which stops the gradient behind it
         assert [key for key, parameter in model.named_parameters() if not parameter.grad.any()] == []
+
+
+def test_pooled_vectors_and_weights_of_ones_own(tmp_path, monkeypatch):
+    """`pool` gives what the linear head would average; weights under HASHZOO_DATA are taken in place of a download."""
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("HASHZOO_DATA", str(tmp_path))
+    whole = timm.create_model("resnet10t", num_classes=1000)
+    (tmp_path / "weights").mkdir()
+    save_file(whole.state_dict(), tmp_path / "weights" / "resnet10t.mine.safetensors")
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps, pooled = (
+        registry().build("backbone", "timm/resnet10t", pretrained=True, **args).eval() for args in ({}, {"pool": True})
+    )
+    assert pooled.feature_shape == (512,) and maps.feature_shape[0] == 512
+    with torch.inference_mode():
+        wanted = whole.eval().forward_features(images)
+        torch.testing.assert_close(maps(images), wanted)
+        torch.testing.assert_close(pooled(images), wanted.mean((2, 3)))

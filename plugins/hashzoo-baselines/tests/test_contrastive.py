@@ -8,6 +8,12 @@ from hashzoo_baselines.contrastive import CIBHash, view_contrast, view_divergenc
 from hashzoo_baselines.quantizers import Bernoulli
 
 from hashzoo import HashOutput, Loss
+from hashzoo.testing import Subject, parametrize_with_checks
+
+
+@parametrize_with_checks([Subject("loss", "hashzoo-baselines/cibhash")])
+def test_conforms(check):
+    check()
 
 
 def seeded(*shape, seed=0):

@@ -1,0 +1,120 @@
+"""One fair table: every method on one backbone, one budget, one protocol; rows go to results/baselines.csv.
+
+`python benchmarks/baselines.py` trains and measures each cell that the file does not hold yet, as `hashzoo train` and
+`hashzoo eval` do; started again after a kill, it goes on. Arguments choose methods. `--reverse` takes the cells from the end,
+for a second process beside the first. `benchmarks/tables.py` writes the page.
+"""
+
+import argparse
+import csv
+import importlib.resources
+import itertools
+import json
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from hashzoo.data import ImagePool, get_protocol, open_pool
+from hashzoo.evaluation import evaluate
+from hashzoo.registry import registry
+from hashzoo.training import Recipe, make_recipe, train
+
+RESULTS = Path(__file__).parent / "results" / "baselines.csv"
+PROTOCOLS = ("cifar10-54k", "tiny-imagenet")
+BITS = (16, 32, 64)
+SEEDS = (0, 1, 2)
+OURS = {"dsbh": {}, "dphb": {}, "dahp": {"loss": {"args": {"anchor": "cosine"}}}}
+FIELDS = [
+    "method", "backbone", "protocol", "bits", "seed", "map", "ties", "top_k", "map_float_cosine", "map_deephash",
+    "precision_at_100", "dead_bits", "distinct_codes", "train_seconds", "evaluate_seconds", "device", "commit", "data_copy",
+    "query_sha256", "train_sha256", "database_sha256",
+]  # fmt: skip
+
+
+def methods() -> list[str]:
+    """All methods of hashzoo-baselines, then ours."""
+    found = [c.name for c in registry().components("method") if c.owner == "hashzoo-baselines"]
+    return [*found, *OURS]
+
+
+def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
+    """The recipe of a cell; our own methods get the baselines' budget, and a linear head on vectors in place of attention."""
+    changes: dict[str, Any] = {}
+    dataset = get_protocol(protocol).dataset
+    if method in OURS:
+        text = importlib.resources.files("hashzoo_baselines").joinpath("frozen.toml").read_text(encoding="utf-8")
+        budget = tomllib.loads(text)
+        special = budget.pop("dataset")[dataset]["optimization"]
+        del budget["quantizer"]
+        budget["optimization"] |= special
+        budget["augment"] |= {"crops": [], "plain_epochs": 0}
+        changes = {**budget, **OURS[method]}
+    return make_recipe(method, bits=bits, dataset=dataset, protocol=protocol, seed=seed, changes=changes)
+
+
+def read() -> list[dict[str, str]]:
+    """The rows there are."""
+    with FileLock(RESULTS.with_suffix(".lock")):
+        return list(csv.DictReader(RESULTS.open(encoding="utf-8"))) if RESULTS.exists() else []
+
+
+def write(row: dict[str, Any]) -> None:
+    """Add a row, in order of method, protocol, bits and seed."""
+    order = methods()
+    with FileLock(RESULTS.with_suffix(".lock")):
+        rows: list[dict[str, Any]] = list(csv.DictReader(RESULTS.open(encoding="utf-8"))) if RESULTS.exists() else []
+        rows.append(row)
+        rows.sort(key=lambda r: (order.index(r["method"]), r["protocol"], int(r["bits"]), int(r["seed"])))
+        with RESULTS.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, Any]:
+    """Train and measure one cell."""
+    with tempfile.TemporaryDirectory() as out:
+        folder = train(recipe, out, device="cpu", pool=pool)
+        began = time.monotonic()
+        row, _ = evaluate(folder, device="cpu", pool=pool, float_cosine=float_cosine)
+        seconds = time.monotonic() - began
+        facts = json.loads((folder / "results.json").read_text())["training"]
+    return {
+        "method": recipe.method, "backbone": recipe.backbone.name, "protocol": row.protocol, "bits": row.bits,
+        "seed": row.seed, "map": row.map, "ties": row.ties, "top_k": row.top_k or "all",
+        "map_float_cosine": "" if row.map_float_cosine is None else row.map_float_cosine,
+        "map_deephash": row.map_deephash, "precision_at_100": row.precision_at[100], "dead_bits": row.health.dead_bits,
+        "distinct_codes": row.health.distinct_codes, "train_seconds": facts["seconds"],
+        "evaluate_seconds": round(seconds, 1), "device": row.device, "commit": row.commit, "data_copy": row.data_copy,
+        **{f"{name}_sha256": value[:16] for name, value in row.list_sha256.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Fill the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", help="default all")
+    parser.add_argument("--protocol", choices=PROTOCOLS, action="append", help="default both")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
+    parser.add_argument("--reverse", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    for protocol in chosen.protocol or PROTOCOLS:
+        pool = open_pool(get_protocol(protocol).dataset)
+        cells = list(itertools.product(SEEDS[: chosen.seeds], chosen.methods or methods(), BITS))
+        for seed, method, bits in reversed(cells) if chosen.reverse else cells:
+            key = (method, protocol, str(bits), str(seed))
+            if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read()}:
+                continue
+            row = measure(recipe_of(method, protocol, bits, seed), pool, float_cosine=key[0] == "lsh" and bits == 16)
+            write(row)
+            print(*key, row["map"], row["train_seconds"], row["evaluate_seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
