@@ -112,11 +112,13 @@ class ADSH(Remembering):
 
     **It learns from the labels of all it will search**: its database is the training list, whose n codes V in {-1, +1} it learns
     as such. Gradient steps lower, for the batch's tanh codes u = `output.codes`, the mean over i and all n of j of
-    (u_i . v_j / K - s_ij)^2, plus gamma / (n K) times the mean over items and bits of (v_i - u_i)^2, where s_ij is +1 if i and
-    j share a label, else -1: the paper's sums over N n K^2. j = i is a pair like others. After each epoch, `end_epoch` lowers
-    the same over V, bit by bit, with the last u of every item as the batch.
+    (u_i . v_j / K - s_ij)^2, plus gamma / (n K) times the mean over items and bits of (v_i - u_i)^2: the paper's sums over
+    N n K^2. j = i is a pair like others. After each epoch, `end_epoch` lowers the same over V, bit by bit, with the last u of
+    every item as the batch.
 
-    No (N, n) matrix is made: only V^T V and the sum of v over each distinct set of labels are needed.
+    s_ij is +1 if i and j share a label, else -r: r is the number of similar over that of dissimilar pairs, so that s is 0 in the
+    mean, but at most 1. The paper's formula has -1, with which next to nothing is learned where few pairs are similar; public
+    codes have -r too. No (N, n) matrix is made: V^T V and the sum of v over each distinct set of labels are enough.
 
     Args:
         bits: K.
@@ -127,23 +129,31 @@ class ADSH(Remembering):
 
     codes: Tensor
     sets: Tensor
+    sizes: Tensor
     members: Tensor
+    far: Tensor
     gram: Tensor
     sums: Tensor
 
     def __init__(self, bits: int, num_classes: int, multi_label: bool = False, *, gamma: float = 200.0) -> None:
         super().__init__(bits, num_classes, multi_label)
         self.bits, self.gamma = bits, gamma
-        self.register_buffer("codes", torch.empty(0, bits))
+        self.register_buffer("codes", torch.empty(0, bits))  # V
         self.register_buffer("sets", self.labels.clone())  # the distinct labels (m,), or sets of labels (m, C)
+        self.register_buffer("sizes", torch.empty(0))  # how many items have each, (m,)
         self.register_buffer("members", torch.empty(0, dtype=torch.int64))  # which of them each item has, (n,)
+        self.register_buffer("far", torch.zeros(()))  # -r
         self.register_buffer("gram", torch.zeros(bits, bits))  # V^T V
         self.register_buffer("sums", torch.empty(0, bits))  # of v over the items of each set, (m, K)
 
     def start(self, targets: Tensor) -> None:
-        """Draw V at random, the same at each call."""
+        """Count the similar pairs, and draw V at random, the same at each call."""
         super().start(targets)
-        self.sets, self.members = torch.unique(self.labels, dim=0, return_inverse=True)
+        self.sets, self.members, sizes = torch.unique(self.labels, dim=0, return_inverse=True, return_counts=True)
+        sizes = sizes.double()
+        near = torch.cat([similar(part, self.sets).double() @ sizes for part in self.sets.split(1024)]) @ sizes
+        ratio = near / (len(targets) ** 2 - near).clamp(min=1)
+        self.sizes, self.far = sizes.to(self.memory), -ratio.clamp(max=1).to(self.memory)
         random = torch.randint(2, self.memory.shape, generator=torch.Generator().manual_seed(0))
         self.set_codes(random.to(self.memory) * 2 - 1)
 
@@ -155,6 +165,10 @@ class ADSH(Remembering):
         """Sum rows (n, K) over the items of each set: (m, K)."""
         return rows.new_zeros(len(self.sets), self.bits).index_add_(0, self.members, rows)
 
+    def similarity(self, labels: Tensor) -> Tensor:
+        """S between items with these labels, (N,) or (N, C), and items of each set: (N, m)."""
+        return torch.where(similar(labels, self.sets), 1.0, self.far)
+
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
         """Return the terms "pair" and "quantisation".
 
@@ -163,12 +177,14 @@ class ADSH(Remembering):
         """
         u = output.codes
         index = self.remember(u, output.index)
-        scale = len(self.codes) * self.bits
-        toward = signed_sums(targets, self.sets, self.sums) / scale
-        squares = ((u @ self.gram) * u).sum(1) / (scale * self.bits)
+        s, n = self.similarity(targets), len(self.codes)
+        # the square of u . v / K - s, summed over v
+        squares = (
+            (u @ self.gram * u).sum(1) / self.bits**2 - 2 * (s @ self.sums * u).sum(1) / self.bits + s**2 @ self.sizes
+        )
         return {
-            "pair": (squares - 2 * (u * toward).sum(1) + 1).mean(),
-            "quantisation": self.gamma / scale * (self.codes[index] - u).square().mean(),
+            "pair": squares.mean() / n,
+            "quantisation": self.gamma / (n * self.bits) * (self.codes[index] - u).square().mean(),
         }
 
     @torch.no_grad()
@@ -176,25 +192,8 @@ class ADSH(Remembering):
         """Go over the bits of V once."""
         u = self.memory
         sums = self.sum_sets(u)
-        toward = torch.cat([signed_sums(part, self.sets, sums) for part in self.sets.split(1024)])
+        toward = torch.cat([self.similarity(part) @ sums for part in self.sets.split(1024)])
         self.set_codes(descend(self.codes, u.T @ u, self.bits * toward[self.members] + self.gamma * u))
-
-
-def signed_sums(labels: Tensor, sets: Tensor, sums: Tensor) -> Tensor:
-    """Sum s_ij x_j over all items j, s_ij = +1 where i and j share a label, else -1.
-
-    Args:
-        labels: int64 (N,), or 0/1 (N, C), of the items i.
-        sets: (m,) or (m, C), the distinct labels of the items j.
-        sums: (m, K), sums of x_j over the items of each.
-
-    Returns:
-        (N, K).
-
-    >>> signed_sums(torch.tensor([1]), torch.tensor([0, 1]), torch.tensor([[5.0], [3.0]]))
-    tensor([[-2.]])
-    """
-    return (similar(labels, sets).to(sums.dtype) * 2 - 1) @ sums
 
 
 def ridge(codes: Tensor, labels: Tensor, penalty: float) -> Tensor:

@@ -87,18 +87,18 @@ class Remembering(nn.Module):
         (sigma(theta_ij) - s_ij) u_j / 2, is summed along with the value, a part of the memory at a time: an (N, n) matrix and its
         graph would take most of a training step.
         """
-        value, gradient, pairs = u.new_zeros(()), torch.zeros_like(u), 0
+        met = self.memory.any(dim=1)
+        pairs = len(u) * met.sum() - met[index].sum()
+        value, gradient = u.new_zeros(()), torch.zeros_like(u)
         with torch.no_grad():
-            for met in self.memory.any(dim=1).nonzero().flatten().split(4096):
-                others = self.memory[met]
-                itself = index[:, None] == met
+            for items in met.nonzero().flatten().split(4096):
+                others = self.memory[items]
                 # softplus(x) - s x is softplus(-x) where s = 1
-                against = torch.where(similar(targets, self.labels[met]), -1.0, 1.0).to(u.dtype)
-                exponents = (u / 2 @ others.T).mul_(against).masked_fill_(itself, -math.inf)
+                against = torch.where(similar(targets, self.labels[items]), -1.0, 1.0).to(u.dtype)
+                exponents = (u / 2 @ others.T).mul_(against).masked_fill_(index[:, None] == items, -math.inf)
                 value += F.softplus(exponents).sum()
                 gradient += exponents.sigmoid_().mul_(against) @ others / 2
-                pairs += itself.numel() - int(itself.sum())
-        return (value + ((u - u.detach()) * gradient).sum()) / max(1, pairs)
+        return (value + ((u - u.detach()) * gradient).sum()) / pairs.clamp(min=1)
 
 
 class DSH(nn.Module):
@@ -271,10 +271,13 @@ class DCH(nn.Module):
 class DBDH(nn.Module):
     """Deep balanced discrete hashing (Zheng, Zhang and Lu, Neurocomputing 2020).
 
-    The mean over pairs of log(1 + e^theta) - s theta, theta = 10 / K * b_i . b_j, plus the weighted mean over bits of
+    The mean over pairs of log(1 + e^theta) - s theta, theta = 2 / K * b_i . b_j, plus the weighted mean over bits of
     (mean_i b_ik)^2: each bit should split the batch. b is `output.codes`, true signs with a straight-through gradient if the
-    quantizer is "sign". theta = b_i . b_j / 2, as in DPSH, would saturate on signs from 24 bits on. Only the paper's abstract
-    was to be had, so scale and balance are reconstructions; public codes balance the bits of each item instead.
+    quantizer is "sign".
+
+    Only the paper's abstract was to be had, so scale and balance are reconstructions. With theta as large as DPSH's
+    b_i . b_j / 2 or HashNet's 10 / K * b_i . b_j, the gradient through signs drew u to 0 in trials; 2 / K keeps theta within
+    [-2, 2]. Public codes balance the bits of each item instead.
 
     Args:
         bits: K.
@@ -285,7 +288,7 @@ class DBDH(nn.Module):
 
     def __init__(self, bits: int, num_classes: int, multi_label: bool = False, *, balance_weight: float = 0.1) -> None:
         super().__init__()
-        self.scale, self.balance_weight = 20 / bits, balance_weight
+        self.scale, self.balance_weight = 4 / bits, balance_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
         """Return the terms "pair" and "balance"."""

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hashzoo_baselines.discrete import ADSH, DSDH, descend, ridge, signed_sums
+from hashzoo_baselines.discrete import ADSH, DSDH, descend, ridge
 
 from hashzoo import ConfigError, HashOutput, Loss
 
@@ -67,16 +67,6 @@ def test_ridge_is_where_the_gradient_is_zero():
     weight = ridge(codes, labels, 0.3).requires_grad_()
     value = (labels - codes @ weight).square().sum() + 0.3 * weight.square().sum()
     assert torch.autograd.grad(value, weight)[0].abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("kind", LABELS)
-def test_signed_sums(kind):
-    rows, targets, x = LABELS[kind], make_targets(kind), seeded(7, 4)
-    sets, members = torch.unique(targets, dim=0, return_inverse=True)
-    assert len(sets) < 7  # some items share all their labels
-    sums = torch.zeros(len(sets), 4).double().index_add_(0, members, x)
-    wanted = torch.stack([sum(x[j] if rows[i] & rows[j] else -x[j] for j in range(7)) for i in range(7)])
-    torch.testing.assert_close(signed_sums(targets, sets, sums), wanted)
 
 
 # --- DSDH -----------------------------------------------------------------------------------------------------------
@@ -150,23 +140,44 @@ def test_dsdh_quantisation_alone_keeps_the_signs_of_u(kind):
 # --- ADSH -----------------------------------------------------------------------------------------------------------
 
 
+def far(rows):
+    """Minus the number of similar over the number of dissimilar pairs, not below -1."""
+    near = sum(bool(a & b) for a in rows for b in rows)
+    return -min(1.0, near / max(1, len(rows) ** 2 - near))
+
+
 def adsh_reference(u, index, codes, kind, gamma=200.0):
     """Both terms from the paper's sums over N n K^2."""
     rows, (n, bits) = LABELS[kind], codes.shape
-    scale = len(index) * n * bits**2
-    pair = far = 0.0
+    scale, apart = len(index) * n * bits**2, far(rows)
+    pair = quantisation = 0.0
     for x, i in zip(u, index, strict=True):
         for j in range(n):
-            s = 1 if rows[i] & rows[j] else -1
+            s = 1 if rows[i] & rows[j] else apart
             pair += ((x @ codes[j]).item() - bits * s) ** 2
-        far += (codes[i] - x).square().sum().item()
-    return {"pair": pair / scale, "quantisation": gamma * far / scale}
+        quantisation += (codes[i] - x).square().sum().item()
+    return {"pair": pair / scale, "quantisation": gamma * quantisation / scale}
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([[1, 0], [1, 0], [0, 1], [0, 0]], -5 / 11),  # the last is similar to none, not even itself
+        ([[1, 0], [1, 1], [1, 0], [0, 1]], -1),  # 12 of 16 pairs are similar
+        ([[1, 0], [1, 0]], -1),
+    ],
+)
+def test_adsh_weighs_dissimilar_pairs_by_their_number(rows, wanted):
+    loss = ADSH(4, 2, True)
+    loss.start(torch.tensor(rows).float())
+    assert loss.far.item() == pytest.approx(wanted)
+    assert loss.far.item() == pytest.approx(far([{c for c in range(2) if row[c]} for row in rows]))
 
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_adsh_terms(kind):
     loss = started(ADSH, kind)
-    assert isinstance(loss, Loss)
+    assert isinstance(loss, Loss) and len(loss.sets) < 7  # some items share all their labels
     for epoch, index in enumerate([[2, 4, 0], [1, 3], [6, 5, 4]]):
         u = seeded(len(index), 4, seed=epoch)
         terms = step(loss, kind, index, u)
@@ -219,7 +230,7 @@ def test_adsh_size_depends_neither_on_bits_nor_on_items():
         loss.start(targets)
         u, index = seeded(20, bits).float(), torch.arange(20)
         terms = loss(HashOutput(u=u, codes=torch.tanh(u), index=index), targets[:20])
-        assert 0.5 < terms["pair"] < 2
+        assert 0.1 < terms["pair"] < 1  # it is the mean square of s, 1/9, where codes are random and many
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
