@@ -8,9 +8,15 @@ import torch
 from hashzoo_baselines.discrete import ADSH, DSDH, descend, ridge
 
 from hashzoo import ConfigError, HashOutput, Loss
+from hashzoo.testing import Subject, parametrize_with_checks
 
 LABELS = {"single": [{0}, {2}, {1}, {0}, {2}, {0}, {1}], "multi": [{0}, {0, 1}, {1}, {2}, set(), {0}, {1, 2}]}
 METHODS = [DSDH, ADSH]
+
+
+@parametrize_with_checks([Subject("loss", "dsdh"), Subject("loss", "dsdh", {"memory": False}), Subject("loss", "adsh")])
+def test_conforms(check):
+    check()
 
 
 def seeded(*shape, seed=0):

@@ -300,7 +300,7 @@ def test_wrong_options():
 
 @parametrize_with_checks(
     [Subject("loss", name) for name in ("dsh", "dhn", "hashnet", "dch", "dbdh")]
-    + [Subject("loss", "dpsh", {"memory": False})]
+    + [Subject("loss", "dpsh", {"memory": memory}) for memory in (True, False)]
 )
 def test_conforms(check):
     check()
