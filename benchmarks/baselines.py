@@ -2,7 +2,8 @@
 
 `python benchmarks/baselines.py` trains and measures each cell that the file does not hold yet, as `hashzoo train` and
 `hashzoo eval` do; started again after a kill, it goes on. Arguments choose methods. `--reverse` takes the cells from the end,
-for a second process beside the first. `benchmarks/tables.py` writes the page.
+for a second process beside the first. `--ablations` does the same for our losses without a part each, at 48 bits, and
+results/ablations.csv. `benchmarks/tables.py` writes the page.
 """
 
 import argparse
@@ -21,14 +22,29 @@ from filelock import FileLock
 
 from hashzoo.data import ImagePool, get_protocol, open_pool
 from hashzoo.evaluation import evaluate
+from hashzoo.files import replacing
 from hashzoo.registry import registry
 from hashzoo.training import Recipe, make_recipe, train
 
-RESULTS = Path(__file__).parent / "results" / "baselines.csv"
+RESULTS = Path(__file__).parent / "results"
 PROTOCOLS = ("cifar10-54k", "tiny-imagenet")
 BITS = (16, 32, 64)
 SEEDS = (0, 1, 2)
 OURS = {"dsbh": {}, "dphb": {}, "dahp": {"loss": {"args": {"anchor": "cosine"}}}}
+# name of a variant -> its method, and what is changed
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dsbh": ("dsbh", {}),
+    "dsbh, clamp in place of sign": ("dsbh", {"quantizer": {"name": "clamp"}}),
+    "dsbh without balance": ("dsbh", {"loss": {"args": {"balance_weight": 0.0}}}),
+    "dsbh without pairs": ("dsbh", {"loss": {"args": {"pair_weight": 0.0}}}),
+    "dsbh without classes": ("dsbh", {"loss": {"args": {"class_weight": 0.0}}}),
+    "dphb": ("dphb", {}),
+    "dphb without labels": ("dphb", {"loss": {"args": {"label_weight": 0.0}}}),
+    "dphb without pairs": ("dphb", {"loss": {"args": {"pair_weight": 0.0}}}),
+    "dahp": ("dahp", {}),
+    "dahp without pairs": ("dahp", {"loss": {"args": {"anchor": "cosine", "pair_weight": 0.0}}}),
+    "dahp without anchors": ("dahp", {"loss": {"name": "hashnet"}}),  # what is left is HashNet's term
+}
 FIELDS = [
     "method", "backbone", "protocol", "bits", "seed", "map", "ties", "top_k", "map_float_cosine", "map_deephash",
     "precision_at_100", "dead_bits", "distinct_codes", "train_seconds", "evaluate_seconds", "device", "commit", "data_copy",
@@ -45,6 +61,7 @@ def methods() -> list[str]:
 def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
     """The recipe of a cell; our own methods get the baselines' budget, and a linear head on vectors in place of attention."""
     changes: dict[str, Any] = {}
+    method, ablation = ABLATIONS.get(method, (method, {}))
     dataset = get_protocol(protocol).dataset
     if method in OURS:
         text = importlib.resources.files("hashzoo_baselines").joinpath("frozen.toml").read_text(encoding="utf-8")
@@ -53,24 +70,21 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
         del budget["quantizer"]
         budget["optimization"] |= special
         budget["augment"] |= {"crops": [], "plain_epochs": 0}
-        changes = {**budget, **OURS[method]}
+        changes = {**budget, **OURS[method], **ablation}
     return make_recipe(method, bits=bits, dataset=dataset, protocol=protocol, seed=seed, changes=changes)
 
 
-def read() -> list[dict[str, str]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The rows there are."""
-    with FileLock(RESULTS.with_suffix(".lock")):
-        return list(csv.DictReader(RESULTS.open(encoding="utf-8"))) if RESULTS.exists() else []
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
 
 
-def write(row: dict[str, Any]) -> None:
+def add(path: Path, row: dict[str, Any], order: list[str]) -> None:
     """Add a row, in order of method, protocol, bits and seed."""
-    order = methods()
-    with FileLock(RESULTS.with_suffix(".lock")):
-        rows: list[dict[str, Any]] = list(csv.DictReader(RESULTS.open(encoding="utf-8"))) if RESULTS.exists() else []
-        rows.append(row)
+    with FileLock(path.with_suffix(".lock")):
+        rows = [*read(path), row]
         rows.sort(key=lambda r: (order.index(r["method"]), r["protocol"], int(r["bits"]), int(r["seed"])))
-        with RESULTS.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -102,17 +116,21 @@ def main() -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, action="append", help="default both")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
     parser.add_argument("--reverse", action="store_true")
+    parser.add_argument("--ablations", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    path = RESULTS / ("ablations.csv" if chosen.ablations else "baselines.csv")
+    order = list(ABLATIONS) if chosen.ablations else methods()
+    lengths = (48,) if chosen.ablations else BITS
     for protocol in chosen.protocol or PROTOCOLS:
         pool = open_pool(get_protocol(protocol).dataset)
-        cells = list(itertools.product(SEEDS[: chosen.seeds], chosen.methods or methods(), BITS))
+        cells = list(itertools.product(SEEDS[: chosen.seeds], chosen.methods or order, lengths))
         for seed, method, bits in reversed(cells) if chosen.reverse else cells:
             key = (method, protocol, str(bits), str(seed))
-            if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read()}:
+            if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read(path)}:
                 continue
             row = measure(recipe_of(method, protocol, bits, seed), pool, float_cosine=key[0] == "lsh" and bits == 16)
-            write(row)
+            add(path, row | {"method": method}, order)
             print(*key, row["map"], row["train_seconds"], row["evaluate_seconds"], flush=True)
 
 

@@ -1,12 +1,16 @@
-"""Write the tables of docs/search.md from results/: `python benchmarks/tables.py` after a benchmark."""
+"""Write the tables of docs/search.md and docs/baselines.md from results/: `python benchmarks/tables.py` after a benchmark."""
 
+import csv
+import io
 import json
 import re
+import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "search.md"
+DOCS = HERE.parent / "docs"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -66,20 +70,96 @@ def opening(result: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"search-cpu.json": search, "metrics-cpu.json": metrics, "open-index.json": opening}
+def spread(values: list[float]) -> str:
+    """Write a mean, and the standard deviation over seeds where there are several."""
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def page() -> str:
-    """Return docs/search.md with its tables made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, write in TABLES.items():
-        result = json.loads((HERE / "results" / name).read_text(encoding="utf-8"))
-        start, end = f"<!-- table: benchmarks/results/{name} -->", "<!-- end -->"
-        made = f"{start}\n{write(result)}\n{end}".replace("\\", r"\\")
-        text, count = re.subn(f"{re.escape(start)}.*?{end}", made, text, flags=re.S)
-        assert count == 1, f"{PAGE} has no place for {name}"
-    return text
+def methods(rows: list[dict[str, str]]) -> str:
+    """Write one protocol's rows of benchmarks/baselines.py: best first at the most bits, then the rows to read them against."""
+    bits = sorted({int(row["bits"]) for row in rows})
+    found: dict[str, dict[int, list[dict[str, str]]]] = {}
+    for row in rows:
+        found.setdefault(row["method"], {}).setdefault(int(row["bits"]), []).append(row)
+
+    def maps(method: str, length: int) -> list[float]:
+        return [float(row["map"]) for row in found[method].get(length, [])]
+
+    order = sorted(
+        found, key=lambda method: (method == "class-label", -statistics.mean(maps(method, bits[-1]) or [0.0]))
+    )
+    lines = []
+    for method in order:
+        longest = found[method].get(bits[-1], [])
+        note = {"adsh": " (labels of its whole list)", "class-label": " (control)"}.get(method, "")
+        lines.append([
+            f"{method}{note}" if " " in method else f"`{method}`{note}", *(spread(maps(method, length)) for length in bits),
+            str(min((len(found[method].get(length, [])) for length in bits), default=0)),
+            f"{statistics.mean(float(row['train_seconds']) for row in longest):.0f}" if longest else "",
+        ])  # fmt: skip
+    cosine = [row["map_float_cosine"] for row in rows if row["map_float_cosine"]]
+    if cosine:
+        lines.append(
+            [
+                "the features themselves, by cosine, 1,280 floats",
+                *[""] * (len(bits) - 1),
+                f"{float(cosine[0]):.3f}",
+                "",
+                "",
+            ]
+        )
+    head = ["method", *(f"{length} bits" for length in bits), "seeds", "training, s"]
+    facts = [sorted({row[key] for row in rows}) for key in ("top_k", "data_copy", "device", "commit")]
+    (top_k,), (data,), devices, commits = facts
+    return (
+        f"{table(head, lines)}\n\nmAP@{top_k}, exact expectation over ties; mean ± standard deviation over seeds. Training time "
+        f"at {bits[-1]} bits, features not counted, beside another run on the same machine. Data: {data}. Machine: "
+        f"{'; '.join(devices)}. Commit {', '.join(commit[:12] for commit in commits)}."
+    )
+
+
+def of_protocol(name: str) -> Callable[[str], str]:
+    """Take one protocol's rows out of the CSV."""
+    return lambda text: methods([row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == name])
+
+
+def of_json(write: Callable[[dict[str, Any]], str]) -> Callable[[str], str]:
+    """Read JSON first."""
+    return lambda text: write(json.loads(text))
+
+
+# page -> (file of results, mark of the place if a file has several) -> what writes it
+TABLES: dict[str, dict[tuple[str, str], Callable[[str], str]]] = {
+    "search.md": {
+        ("search-cpu.json", ""): of_json(search),
+        ("metrics-cpu.json", ""): of_json(metrics),
+        ("open-index.json", ""): of_json(opening),
+    },
+    "baselines.md": {
+        (file, f" {name}"): of_protocol(name)
+        for file in ("baselines.csv", "ablations.csv")
+        for name in ("tiny-imagenet", "cifar10-54k")
+    },
+}
+
+
+def pages() -> dict[Path, str]:
+    """Return the pages with their tables made anew."""
+    made: dict[Path, str] = {}
+    for name, tables in TABLES.items():
+        text = (DOCS / name).read_text(encoding="utf-8")
+        for (file, mark), write in tables.items():
+            result = (HERE / "results" / file).read_text(encoding="utf-8")
+            start, end = f"<!-- table: benchmarks/results/{file}{mark} -->", "<!-- end -->"
+            block = f"{start}\n{write(result)}\n{end}".replace("\\", r"\\")
+            text, count = re.subn(f"{re.escape(start)}.*?{end}", block, text, flags=re.S)
+            assert count == 1, f"docs/{name} has no place for {file}{mark}"
+        made[DOCS / name] = text
+    return made
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

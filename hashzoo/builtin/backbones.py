@@ -28,12 +28,13 @@ class Timm(nn.Module):
         if not timm.is_model(model):
             raise unknown("timm model", model, timm.list_models(), "`timm.list_models()` shows all.")
         local = Path(os.environ.get("HASHZOO_DATA") or ".", "weights")
-        if pretrained and (files := sorted(local.glob(f"{model}.*.safetensors"))):
+        files = sorted(local.glob(f"{model}.*.safetensors")) if pretrained else []
+        if files:
             args = {"pretrained_cfg_overlay": {"file": str(files[0])}} | args
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
         cfg = self.model.pretrained_cfg
-        self.base_model: str | None = cfg.get("hf_hub_id") if pretrained else None
+        self.base_model: str | None = cfg.get("hf_hub_id") if pretrained and not files else None
         size = args.get("img_size", cfg["input_size"][1:])
         size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():

@@ -1,0 +1,61 @@
+"""Pages with tables are those of the committed figures, and the figures say what they rest on."""
+
+import csv
+import itertools
+import re
+import runpy
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hashzoo.data import get_protocol
+from hashzoo.training import make_recipe
+
+ROOT = Path(__file__).parent.parent
+CELLS = list(csv.DictReader((ROOT / "benchmarks" / "results" / "baselines.csv").open(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(ROOT / "benchmarks" / "baselines.py"))
+
+
+def test_the_tables_are_those_of_the_figures():
+    for path, text in runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["pages"]().items():
+        assert path.read_text(encoding="utf-8") == text, f"run benchmarks/tables.py: {path.name} differs"
+
+
+def test_a_cell_says_what_it_rests_on(script):
+    assert len({(row["method"], row["protocol"], row["bits"], row["seed"]) for row in CELLS}) == len(CELLS)
+    for row in CELLS:
+        assert list(row) == script["FIELDS"]
+        protocol = get_protocol(row["protocol"])
+        for name in ("query", "train", "database"):
+            assert protocol.sha256[name].startswith(row[f"{name}_sha256"])
+        assert row["top_k"] == str(protocol.top_k or "all")
+        assert (row["ties"], row["backbone"]) == ("expected", "timm/tf_efficientnet_lite0")
+        assert re.fullmatch(r"[0-9a-f]{40}", row["commit"])
+        assert 0 < float(row["map"]) < 1 and int(row["distinct_codes"]) > 1
+
+
+def test_every_method_has_its_cells(script):
+    found = {(row["method"], row["protocol"], row["bits"]) for row in CELLS}
+    missing = [
+        (method, protocol, bits)
+        for method in script["methods"]()
+        for protocol in script["PROTOCOLS"]
+        for bits in script["BITS"]
+        if (method, protocol, str(bits)) not in found
+    ]
+    assert missing == []
+
+
+def test_the_command_of_the_page_is_the_cells_recipe(script):
+    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    block = next(block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "dahp" in block)
+    words = shlex.split(block)
+    changes = tomllib.loads("\n".join(word for flag, word in itertools.pairwise(words) if flag == "--set"))
+    made = make_recipe("dahp", bits=64, dataset="tiny-imagenet", protocol="tiny-imagenet", changes=changes)
+    assert made == script["recipe_of"]("dahp", "tiny-imagenet", 64, 0)
