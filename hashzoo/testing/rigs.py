@@ -99,6 +99,14 @@ class Rig(abc.ABC):
         """Run the component; `labels`, int64 (N,), are for losses. The output, or the sum of a loss's terms."""
         return module(x)
 
+    def outputs(self, module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """All that training takes a gradient of: what `read` returns, then what comes with it."""
+        return (self.read(module, x, labels),)
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """Which rows must get a gradient, bool (N,)."""
+        return torch.ones(len(labels), dtype=torch.bool)
+
     def shape(self, rows: int, bits: int) -> tuple[int, ...]:
         """What `read` must return."""
         return (rows, bits)
@@ -168,14 +176,18 @@ class HeadRig(Rig):
         return torch.randn(rows, *self.feature_shape)
 
     def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        """U; logits, if there are any, must have their shape."""
+        """U."""
+        return self.outputs(module, x, labels)[0]
+
+    def outputs(self, module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """U; logits, if there are any, which must have their shape."""
         made = module(x)
         if not isinstance(made, tuple):
-            return made
+            return (made,)
         u, logits = made
         if logits.shape != (len(x), CLASSES):
             raise AssertionError(f"its logits have shape {tuple(logits.shape)}, not (N, C) = {(len(x), CLASSES)}")
-        return u
+        return u, logits
 
 
 class QuantizerRig(Rig):
@@ -236,6 +248,10 @@ class LossRig(Rig):
         targets[labels == CLASSES - 1] = 0.0
         return targets
 
+    def counts(self, labels: Tensor) -> Tensor:
+        """Of many labels: the rows that have one; an item without any may cost nothing."""
+        return self.targets(labels).any(dim=1) if self.multi_label else super().counts(labels)
+
     def index(self, x: Tensor, labels: Tensor) -> Tensor:
         """Give every item a row of the training list that is of its class; it is told from `x`, so it moves with its row."""
         items = len(x) // self.views
@@ -288,8 +304,13 @@ class MethodRig(Rig):
 
     def read(self, module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         """U."""
+        return self.outputs(module, x, labels)[0]
+
+    def outputs(self, module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """U, and logits if there are any."""
         assert isinstance(module, HashModel)
-        return module(x).u
+        made = module(x)
+        return (made.u,) if made.logits is None else (made.u, made.logits)
 
 
 def made_up_pool(multi_label: bool = False) -> ImagePool:

@@ -21,23 +21,13 @@ from hashzoo_baselines.heads import (
 from hashzoo import ConfigError
 from hashzoo.testing import Subject, parametrize_with_checks
 
-NO_GRADIENT = "u is looked up by class and has no gradient; the logits have"
-
 
 @parametrize_with_checks(
     [
         Subject("head", "hashzoo-baselines/linear-bn"),
         Subject("head", "hashzoo-baselines/mlp"),
         Subject("head", "hashzoo-baselines/mlp", {"hidden": 16}),
-        Subject(
-            "head",
-            "hashzoo-baselines/class-label",
-            expected_failures={
-                "check_gradient_reaches_the_input": NO_GRADIENT,
-                "check_gradient_reaches_the_parameters": NO_GRADIENT,
-                "check_bfloat16": NO_GRADIENT,
-            },
-        ),
+        Subject("head", "hashzoo-baselines/class-label"),
         Subject("head", "hashzoo-baselines/lsh"),
         Subject("head", "hashzoo-baselines/pca"),
         Subject("head", "hashzoo-baselines/pca", {"rotation": True}),
