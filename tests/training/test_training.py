@@ -14,7 +14,8 @@ import torch
 
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, UnknownNameError
-from hashzoo.evaluation.evaluate import encode_protocol
+from hashzoo.evaluation.evaluate import encode_protocol, evaluate
+from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
 from hashzoo.training.loop import augment, set_learning_rate, window_side
@@ -375,6 +376,16 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
     fresh, speed = encode_protocol(model, "tiny", tiny_pool, lists)
     assert kept.codes == fresh.codes
     assert none is None and speed > 0
+    row, published = evaluate(folder, "tiny", pool=tiny_pool, float_cosine=True)
+    assert published.codes == kept.codes and row.images_per_s is None
+    with torch.no_grad():
+        found = model.backbone(model.preprocess(tiny_pool.images)).numpy()
+    labels = tiny_pool.labels
+    cosine = cosine_map(
+        found[lists.query], found[lists.database], labels[lists.query], labels[lists.database], row.top_k
+    )
+    assert row.map_float_cosine == pytest.approx(cosine, abs=1e-5)
+    assert evaluate(folder, "tiny", pool=tiny_pool)[0].map_float_cosine is None
 
 
 def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
