@@ -82,7 +82,11 @@ def parse(line):
 def commands(page):
     """Lines of a page's blocks that run hashzoo or make."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    found = [re.match(r"(?:\w+=\S+ )*((?:hashzoo|make) .*)", line) for block in blocks for line in block.splitlines()]
+    found = [
+        re.match(r"(?:\w+=\S+ )*((?:hashzoo|make) .*)", line)
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [line[1] for line in found if line]
 
 
