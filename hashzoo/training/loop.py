@@ -80,17 +80,16 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     with accelerator.main_process_first():
         out.mkdir(parents=True, exist_ok=True)
         write_text(kept, text)
-        images = versions_of_features(model, recipe, pool, positions) if recipe.frozen else None
+        images = load(model, recipe, pool, positions)
     targets = torch.from_numpy(pool.labels[positions])
     targets = targets.float() if targets.ndim == 2 else targets
     if loss is None:
-        assert images is not None
         began, commit = time.monotonic(), machine.commit()
         with torch.no_grad():
             cast(Any, model.head).fit(images[0].to(accelerator.device), targets.to(accelerator.device))
         seconds, seen = time.monotonic() - began, len(positions)
     else:
-        rows, commit = descend(accelerator, model, loss, recipe, out, (pool, positions), images, targets)
+        rows, commit = descend(accelerator, model, loss, recipe, out, images, targets)
         seconds = sum(row["seconds"] for row in rows)
         seen = settings.epochs * (len(positions) // settings.batch_size) * settings.batch_size
 
@@ -124,8 +123,7 @@ def descend(
     loss: Any,
     recipe: Recipe,
     out: Path,
-    data: tuple[ImagePool, NDArray[np.int64]],
-    images: Tensor | None,
+    images: Tensor,
     targets: Tensor,
 ) -> tuple[list[dict[str, Any]], str]:
     """Train epoch by epoch, from the checkpoint in `out` if there is one.
@@ -136,8 +134,7 @@ def descend(
         loss: likewise in time; it is started here.
         recipe: the settings.
         out: the run's folder.
-        data: the data set, and the positions of the training list.
-        images: features of a frozen backbone; otherwise the images are decoded here.
+        images: of the training list, as `load` gives them.
         targets: of the training list.
 
     Returns:
@@ -161,20 +158,13 @@ def descend(
         write_text(out / "log.csv", to_csv(rows))  # the kill may have come between the two files
 
     console = Console(stderr=True, quiet=not accelerator.is_main_process)
-    pool, positions = data
-    if images is None and len(rows) < settings.epochs:
-        console.print(
-            f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
-        )
-        images = pool.decode(positions)
-    steps = len(positions) // settings.batch_size
+    steps = len(targets) // settings.batch_size
     model.train()
     model.backbone.train(not recipe.frozen)
     for epoch in range(len(rows), settings.epochs):
-        assert images is not None
         began, sums = time.monotonic(), dict[str, float]()
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        order = torch.randperm(len(positions), generator=generator)
+        order = torch.randperm(len(targets), generator=generator)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=steps)
             for step in range(steps):
@@ -329,8 +319,17 @@ def set_learning_rate(optimizer: Any, settings: Optimization, done: float) -> No
         group["lr"] = rate * group["scale"]
 
 
-def versions_of_features(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
-    """Give a frozen backbone's features of the training list, float32 (1 + versions, n, ...): unchanged images first."""
+def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
+    """Load the training list.
+
+    Returns:
+        uint8 (n, 3, S, S); of a frozen backbone its features, float32 (1 + versions, n, ...), of unchanged images first.
+    """
+    if not recipe.frozen:
+        Console(stderr=True).print(
+            f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
+        )
+        return pool.decode(positions)
     whole = np.arange(len(pool))  # what evaluation needs as well
     made = [backbone_features(model, pool, whole)[torch.from_numpy(positions)]]
     for version in range(recipe.augment.versions):
@@ -349,7 +348,7 @@ def draw(
     """Make a step's batch of the images `chosen`, int64 (n,); with several views, view by view.
 
     Args:
-        images: uint8 (N, 3, S, S), or a frozen backbone's features (versions, N, ...).
+        images: of the whole list, as `load` gives them.
         chosen: rows of N.
         recipe: says how images are changed.
         epoch: counted from 0.
