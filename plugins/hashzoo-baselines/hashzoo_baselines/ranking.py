@@ -14,7 +14,7 @@ class DTSH(nn.Module):
     The mean over the batch's triplets (i, p, q), where p shares a label with i and q shares none, of
     log(1 + e^-(theta_ip - theta_iq - margin)), theta_ij = u_i . u_j / 2, plus the weighted mean over items and bits of
     (u - sgn u)^2. An item is no positive or negative of itself; a batch without triplets has a triplet term of 0. It
-    holds up to N^3 / 4 triplets at once, some 70 MB in all at N = 256.
+    holds all pairs with an anchor's positives times N at once: at N = 256, 1.7 million numbers for 10 classes.
 
     Args:
         bits: K.
@@ -42,11 +42,8 @@ class DTSH(nn.Module):
         theta = u @ u.T / 2
         near = similar(targets, targets)
         others = ~torch.eye(len(u), dtype=torch.bool, device=u.device)
-        leads = [
-            row[positive, None] - row[negative]
-            for row, positive, negative in zip(theta, near & others, ~near, strict=True)
-        ]
-        triplets = torch.cat([lead.flatten() for lead in leads])
+        anchor, positive = (near & others).nonzero(as_tuple=True)
+        triplets = (theta[anchor, positive][:, None] - theta[anchor])[~near[anchor]]
         return {
             "triplet": mean(F.softplus(self.margin - triplets)),
             "quantisation": self.quantisation_weight * quantisation(u),
