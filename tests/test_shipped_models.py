@@ -1,6 +1,8 @@
 """What ships agrees with itself: card, results, codes, index and README."""
 
 import json
+import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hashzoo.zoo.index import INDEX, describe, shipped_folder
 from hashzoo.zoo.verify import verify
 
 ROOT = Path(__file__).parent.parent
+DATASETS = ROOT / "hashzoo" / "data" / "datasets.toml"
 FOLDERS = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
 each_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
@@ -61,9 +64,39 @@ def test_figures_follow_from_the_codes(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     again = json.loads(done.stdout)
     assert again == {key: row[key] for key in again}
-    assert set(row) - set(again) == {
+    assert set(row) - set(again) - {"unseen", "map_float_cosine"} == {
         "list_sha256", "ties", "seed", "data_copy", "weights_sha256", "device", "precision", "seconds", "images_per_s", "commit",
     }  # fmt: skip
+
+
+def precisions(taken: int, hits: int, seen: int, found: int) -> float:
+    """Sum of the precisions at the `hits` relevant ones of `taken` items in random order, ranked below `seen` with `found`."""
+    before = np.arange(taken) * ((hits - 1) / (taken - 1) if taken > 1 else 0)
+    return float((hits / taken * (found + before + 1) / (seen + np.arange(1, taken + 1))).sum())
+
+
+def textbook_ap(distance: np.ndarray, relevant: np.ndarray, limit: int) -> float:
+    """AP in the top `limit` with ties in random order: the mean precision at the relevant items that are found there."""
+    total, seen, found = 0.0, 0, 0
+    for level in np.unique(distance):
+        n, r = int((distance == level).sum()), int((relevant & (distance == level)).sum())
+        left = limit - seen
+        if n > left:  # the number of relevant items among those that make the cut is hypergeometric
+            possible = range(max(0, left - (n - r)), min(r, left) + 1)
+            logs = [log_choose(r, j) + log_choose(n - r, left - j) for j in possible]
+            chances = np.exp(np.array(logs) - max(logs))
+            means = [
+                (total + precisions(left, j, seen, found)) / max(found + j, 1) if left else total / max(found, 1)
+                for j in possible
+            ]
+            return float(chances @ means / chances.sum())
+        total += precisions(n, r, seen, found)
+        seen, found = seen + n, found + r
+    return total / max(found, 1)
+
+
+def log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 @each_model
@@ -76,18 +109,6 @@ def test_map_by_an_independent_implementation(folder: Path) -> None:
     )
     database, database_label = bits[split == "database"], label[split == "database"]
     queries, query_label = bits[split == "query"][::50], label[split == "query"][::50]
-    expected = []
-    for query, wanted in zip(queries, query_label, strict=True):
-        distance = np.abs(database - query).sum(1)
-        relevant = database_label == wanted
-        total, seen, found = 0.0, 0, 0
-        for level in np.unique(distance):
-            n, r = int((distance == level).sum()), int((relevant & (distance == level)).sum())
-            for i in range(1, n + 1):
-                before = (i - 1) * (r - 1) / (n - 1) if n > 1 else 0
-                total += r / n * (found + before + 1) / (seen + i)
-            seen, found = seen + n, found + r
-        expected.append(total / relevant.sum())
     from hashzoo.metrics import average_precision, distance_histograms
     from hashzoo.zoo.published_codes import read_codes
 
@@ -96,16 +117,28 @@ def test_map_by_an_independent_implementation(folder: Path) -> None:
         published.codes["query"][::50], published.codes["database"], published.labels["query"][::50],
         published.labels["database"],
     )  # fmt: skip
-    np.testing.assert_allclose(average_precision(histograms), expected, rtol=1e-9)
+    depths = {read(folder)["rows"][0]["top_k"], 1000}
+    expected: dict[int | None, list[float]] = {depth: [] for depth in depths}
+    for query, wanted in zip(queries, query_label, strict=True):
+        distance = np.abs(database - query).sum(1)
+        for depth in depths:
+            expected[depth].append(textbook_ap(distance, database_label == wanted, depth or len(database)))
+    for depth in depths:
+        np.testing.assert_allclose(average_precision(histograms, depth), expected[depth], rtol=1e-9)
 
 
 @each_model
 def test_results_say_what_they_rest_on(folder: Path) -> None:
     results = read(folder)
-    assert len(results["training"]["commit"]) == 40
-    assert results["training"]["data_license"] == "unknown (so says its Hub card)"
+    training = results["training"]
+    dataset = json.loads((folder / "config.json").read_text())["dataset"]
+    recipe = tomllib.loads((folder / "recipe.toml").read_text())
+    assert len(training["commit"]) == 40
+    assert training["data_license"] == tomllib.loads(DATASETS.read_text())[dataset]["license"]
+    assert training["base_model"] or not recipe["optimization"]["pretrained"]
     for row in results["rows"]:
         assert row["ties"] == "expected" and row["data_copy"] and row["device"]
+        assert (row["images_per_s"] is None) == training.get("frozen", False)
         assert len(row["commit"]) == 40
         assert row["health"]["dead_bits"] == 0
 

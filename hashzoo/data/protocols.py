@@ -25,7 +25,8 @@ class Protocol(Schema):
         dataset: the data set it is of; "*" for any.
         name: two numbers under different names are never put in one column.
         top_k: mAP@K; None is mAP over the whole database.
-        draw: key of the drawn lists; protocols that share it share their draws.
+        unseen: so many classes are kept out of training; queries and database are of them alone.
+        draw: key of the drawn lists and classes; protocols that share it share their draws.
         sha256: of each list, checked whenever the lists are made.
     """
 
@@ -36,6 +37,7 @@ class Protocol(Schema):
     train: str
     database: str
     top_k: Annotated[int, Field(ge=1)] | None = None
+    unseen: Annotated[int, Field(ge=0)] = 0
     draw: str = ""
     sha256: dict[str, str] = Field(default_factory=dict)
 
@@ -84,23 +86,29 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     """Make a protocol's lists over the data set's pool.
 
     Raises:
-        DataError: a class has too few images to draw from, images have several labels where one is drawn by, or the
-            lists' hashes are not the protocol's, so numbers would not compare.
+        DataError: a class has too few images to draw from, there are too few classes to keep some out of training, images
+            have several labels where one is drawn by, or the lists' hashes are not the protocol's, so numbers would not
+            compare.
     """
+    unseen = _unseen(protocol, pool) if protocol.unseen else None
     free = np.ones(len(pool), dtype=bool)
     made: dict[str, NDArray[np.int64]] = {}
     for name in ("query", "train", "database"):
         rule, _, argument = getattr(protocol, name).partition(":")
         if rule == "split":
-            made[name] = np.arange(*pool.bounds[argument], dtype=np.int64)
+            chosen = np.arange(*pool.bounds[argument], dtype=np.int64)
         elif rule == "per-class":
-            made[name] = _draw(protocol, pool, free, int(argument))
-            free[made[name]] = False
+            chosen = _draw(protocol, pool, free, int(argument))
         else:
-            chosen = free.copy()
+            left = free.copy()
             if rule == "rest+train":
-                chosen[made["train"]] = True
-            made[name] = np.flatnonzero(chosen).astype(np.int64)
+                left[made["train"]] = True
+            chosen = np.flatnonzero(left).astype(np.int64)
+        if unseen is not None:
+            chosen = chosen[unseen[pool.labels[chosen]] != (name == "train")]
+        if rule == "per-class":
+            free[chosen] = False
+        made[name] = chosen
     lists = Lists(**made)
     if protocol.sha256 and lists.sha256() != protocol.sha256:
         raise DataError(
@@ -110,13 +118,32 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     return lists
 
 
-def _draw(protocol: Protocol, pool: ImagePool, free: NDArray[np.bool_], per_class: int) -> NDArray[np.int64]:
-    """Take the first `per_class` free positions of each class by the sha256 of "draw:position": the same in any language."""
-    labels = pool.labels
-    if labels.ndim != 1:
+def _unseen(protocol: Protocol, pool: ImagePool) -> NDArray[np.bool_]:
+    """Mark, bool (C,), the first `unseen` classes by the sha256 of "draw:class:index": the same in any language."""
+    _check_single_label(protocol, pool)
+    count = len(pool.classes)
+    if count <= protocol.unseen:
+        raise DataError(
+            f"Protocol {protocol.name} keeps {protocol.unseen} classes out of training, but {pool.name} has {count}; "
+            "none is left to train on."
+        )
+    order = sorted(range(count), key=lambda index: hashlib.sha256(f"{protocol.draw}:class:{index}".encode()).digest())
+    marked = np.zeros(count, dtype=bool)
+    marked[order[: protocol.unseen]] = True
+    return marked
+
+
+def _check_single_label(protocol: Protocol, pool: ImagePool) -> None:
+    if pool.labels.ndim != 1:
         raise DataError(
             f"Protocol {protocol.name} draws by class and needs one label an image, but {pool.name} has many."
         )
+
+
+def _draw(protocol: Protocol, pool: ImagePool, free: NDArray[np.bool_], per_class: int) -> NDArray[np.int64]:
+    """Take the first `per_class` free positions of each class by the sha256 of "draw:position": the same in any language."""
+    _check_single_label(protocol, pool)
+    labels = pool.labels
     for name, left in zip(pool.classes, np.bincount(labels[free], minlength=len(pool.classes)), strict=True):
         if left < per_class:
             raise DataError(

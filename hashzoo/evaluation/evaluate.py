@@ -19,6 +19,7 @@ from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.data import ImagePool, Lists, backbone_features, get_protocol, make_lists, open_pool
+from hashzoo.errors import DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
@@ -51,12 +52,18 @@ def evaluate(
         float_cosine: also measure the backbone's features themselves, ranked by cosine.
 
     Raises:
-        DataError: the data set is missing, or its lists are not the protocol's.
+        DataError: the data set is missing, its lists are not the protocol's, or the protocol keeps classes out of training
+            and the model was trained under another.
     """
     folder = Path(folder)
     results = read_json(Results, folder / "results.json")
     rule = get_protocol(protocol or results.training.protocol)
     config = read_json(ModelConfig, folder / "config.json")
+    if rule.unseen and rule.name != results.training.protocol:
+        raise DataError(
+            f"{config.name} was trained under {results.training.protocol} and may have seen the classes that {rule.name} "
+            f"keeps out of training; train it under {rule.name}."
+        )
     pool = pool or open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
@@ -68,6 +75,7 @@ def evaluate(
         **measured,
         map_float_cosine=feature_map(model, pool, lists, rule.top_k) if float_cosine else None,
         list_sha256=lists.sha256(),
+        unseen=rule.unseen,
         ties="expected",
         seed=results.training.seed,
         data_copy=pool.copy,

@@ -58,6 +58,7 @@ class ResultRow(Schema):
 
     Attributes:
         list_sha256: hashes of the protocol's query, train and database lists.
+        unseen: so many classes the protocol keeps out of training; queries and database are of them alone.
         top_k: K of mAP@K; None is over the whole database.
         ties: "expected" is the exact mean over random orders of equal distances.
         map: mAP@K under that tie rule, 0 to 1.
@@ -74,6 +75,7 @@ class ResultRow(Schema):
     bits: int
     protocol: str
     list_sha256: dict[str, Hash]
+    unseen: int = 0
     queries: int
     database: int
     top_k: int | None

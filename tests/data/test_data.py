@@ -242,10 +242,65 @@ def test_a_class_with_too_few_images_is_refused(tiny_pool):
         make_lists(protocol(train="per-class:17"), tiny_pool)
 
 
-def test_drawing_by_class_needs_one_label_an_image(tiny_pool):
-    many = ImagePool("many", tiny_pool.images, np.eye(10, dtype=bool)[tiny_pool.labels], (), tiny_pool.bounds, 32)
+SPLITS = {"query": "split:test", "train": "split:train", "database": "split:train"}
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["splits", "drawn"])
+def test_classes_kept_out_of_training(tiny_pool, splits):
+    lists = make_lists(protocol(unseen=3, **(SPLITS if splits else {})), tiny_pool)
+    everything = make_lists(protocol(**(SPLITS if splits else {"train": "rest"})), tiny_pool)
+    held = set(tiny_pool.labels[lists.query].tolist())
+    assert len(held) == 3
+
+    def of(values, wanted):
+        return [position for position in values.tolist() if (tiny_pool.labels[position] in held) == wanted]
+
+    assert lists.query.tolist() == of(everything.query, True)
+    if splits:
+        assert lists.train.tolist() == of(everything.train, False)
+        assert lists.database.tolist() == of(everything.database, True)
+    else:  # three a class are drawn, and the database is all else of the classes that are held out
+        assert np.bincount(tiny_pool.labels[lists.train], minlength=10).tolist() == [
+            3 * (c not in held) for c in range(10)
+        ]
+        assert np.bincount(tiny_pool.labels[lists.database], minlength=10).tolist() == [
+            15 * (c in held) for c in range(10)
+        ]
+        assert not np.intersect1d(lists.query, lists.database).size
+
+
+def test_what_is_not_kept_is_not_taken(tiny_pool):
+    """A list's draws of classes that it may not hold stay free for the lists below."""
+    lists = make_lists(protocol(unseen=3, train="rest"), tiny_pool)
+    held = np.unique(tiny_pool.labels[lists.query])
+    np.testing.assert_array_equal(lists.train, np.flatnonzero(~np.isin(tiny_pool.labels, held)))
+
+
+def test_held_out_classes_are_the_same_everywhere(tiny_pool, run_python):
+    """The first by the sha256 of "key:class:index", said again in a process without hashzoo; more keep out these as well."""
+    code = """
+import hashlib
+print(*sorted(range(10), key=lambda index: hashlib.sha256(b"tiny-0:class:%d" % index).hexdigest()))
+"""
+    order = [int(word) for word in run_python(code, PYTHONHASHSEED="1").stdout.split()]
+    for unseen in (1, 3, 9):
+        lists = make_lists(protocol(unseen=unseen, **SPLITS), tiny_pool)
+        for values in (lists.query, lists.database):
+            assert set(tiny_pool.labels[values].tolist()) == set(order[:unseen])
+        assert set(tiny_pool.labels[lists.train].tolist()) == set(order[unseen:])
+
+
+def test_too_few_classes_to_keep_some_out(tiny_pool):
+    with pytest.raises(DataError, match=r"tiny keeps 10 classes out of training, but cifar10 has 10; none is left"):
+        make_lists(protocol(unseen=10, **SPLITS), tiny_pool)
+
+
+@pytest.mark.parametrize("rule", [{}, {"unseen": 3, **SPLITS}], ids=["drawn", "unseen"])
+def test_drawing_by_class_needs_one_label_an_image(tiny_pool, rule):
+    labels = np.eye(10, dtype=bool)[tiny_pool.labels]
+    many = ImagePool("many", tiny_pool.images, labels, tiny_pool.classes, tiny_pool.bounds, 32)
     with pytest.raises(DataError, match="one label"):
-        make_lists(protocol(), many)
+        make_lists(protocol(**rule), many)
 
 
 # The real data
@@ -272,3 +327,24 @@ def test_cifar10():
     assert made["cifar10-54k"].sha256()["query"] == made["cifar10-59k"].sha256()["query"]
     assert not np.intersect1d(made["cifar10-54k"].train, made["cifar10-54k"].database).size
     assert np.isin(made["cifar10-59k"].train, made["cifar10-59k"].database).all()
+    holds_out("cifar10-unseen", pool, classes=3, queries=1000, images=5000)
+
+
+@pytest.mark.skipif(not REAL, reason="HASHZOO_DATA is not set: no real Tiny-ImageNet to check the protocols on")
+def test_tiny_imagenet():
+    pool = open_pool("tiny-imagenet")
+    lists = make_lists(get_protocol("tiny-imagenet"), pool)
+    assert tuple(map(len, (lists.query, lists.train, lists.database))) == (10_000, 100_000, 100_000)
+    holds_out("tiny-imagenet-unseen", pool, classes=50, queries=50, images=500)
+
+
+def holds_out(name, pool, classes, queries, images):
+    """The protocol's hashes are pinned; training and evaluation share no class."""
+    assert set(get_protocol(name).sha256) == {"query", "train", "database"}
+    lists = make_lists(get_protocol(name), pool)
+    seen, unseen = np.unique(pool.labels[lists.train]), np.unique(pool.labels[lists.query])
+    assert sorted([*seen, *unseen]) == list(range(len(pool.classes)))
+    assert np.unique(pool.labels[lists.query], return_counts=True)[1].tolist() == [queries] * classes
+    assert np.unique(pool.labels[lists.database], return_counts=True)[1].tolist() == [images] * classes
+    assert np.unique(pool.labels[lists.train], return_counts=True)[1].tolist() == [images] * len(seen)
+    np.testing.assert_array_equal(np.unique(pool.labels[lists.database]), unseen)

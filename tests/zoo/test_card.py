@@ -64,6 +64,59 @@ def test_the_first_screen(folder):
         assert fact in "\n".join(screen)
 
 
+FULL = "The database of `cifar10-full` is the training images: mAP then also measures memory of the training set."
+PART = "`cifar10-part` keeps 3 of these classes out of training, and queries and database are of them alone."
+BACKBONE = "The published weights that the backbone started from may have seen the classes kept out."
+OTHER = "It was trained under `cifar10-full`: queries and database of `cifar10-part` may hold images that it was trained on."
+
+
+def limits(folder):
+    """The sentences of the section about protocols."""
+    section = render_card(folder).partition("## Limits\n")[2].partition("\n## ")[0]
+    points = section.strip().removeprefix("- ").split("\n- ")
+    assert points[0].startswith("Codes serve") and points[-1].startswith("Input is")
+    return points[1:-1]
+
+
+def test_limits_are_those_of_each_protocol(folder):
+    assert limits(folder) == [FULL]
+
+    def measure_elsewhere(results):
+        results["rows"].append(results["rows"][0] | {"protocol": "cifar10-part"})
+
+    edit_results(folder, measure_elsewhere)
+    assert limits(folder) == [FULL, OTHER]
+
+    def train_on_a_part(results, **facts):
+        results["training"]["protocol"] = "cifar10-part"
+        lists = results["rows"][0]["list_sha256"] | {"train": "0" * 64}
+        results["rows"] = [results["rows"][0] | {"protocol": "cifar10-part", "list_sha256": lists} | facts]
+
+    edit_results(folder, train_on_a_part)
+    assert limits(folder) == []
+    edit_results(folder, lambda results: train_on_a_part(results, unseen=3))
+    assert limits(folder) == [PART]
+    recipe = folder / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("pretrained = false", "pretrained = true"))
+    assert limits(folder) == [PART, BACKBONE]
+
+
+def test_how_it_was_trained(folder):
+    def training():
+        return " ".join(render_card(folder).partition("## Training\n")[2].partition("\n## ")[0].split())
+
+    assert "36 epochs in 9 min on" in training() and "frozen" not in training()
+    assert (
+        "It was trained on the training list of `cifar10-full`, whose queries were not looked at; the last"
+        in training()
+    )
+    edit_results(folder, lambda results: results["training"].update(epochs=0, seconds=3.0, frozen=True))
+    assert "Found in closed form in 3 s on" in training() and "the last epoch" not in training()
+    assert "the backbone frozen (the time of its features, computed once, is not counted), seed 0" in training()
+    edit_results(folder, lambda results: results["rows"][0].update(images_per_s=None))
+    assert "| encoding | from kept features, float32," in render_card(folder)
+
+
 def test_the_example_runs(folder, tmp_path, monkeypatch):
     photos = sorted((shipped_folder().parent / "examples" / "photos").glob("*.jpg"))
     for name, photo in zip(("cat.jpg", "dog.jpg"), photos, strict=False):
