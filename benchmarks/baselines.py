@@ -27,8 +27,7 @@ from hashzoo.registry import registry
 from hashzoo.training import Recipe, make_recipe, train
 
 RESULTS = Path(__file__).parent / "results"
-PROTOCOLS = ("cifar10-54k", "tiny-imagenet")
-BITS = (16, 32, 64)
+BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}
 SEEDS = (0, 1, 2)
 OURS = {"dsbh": {}, "dphb": {}, "dahp": {"loss": {"args": {"anchor": "cosine"}}}}
 # name of a variant -> its method, and what is changed
@@ -113,7 +112,7 @@ def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", help="default all")
-    parser.add_argument("--protocol", choices=PROTOCOLS, action="append", help="default both")
+    parser.add_argument("--protocol", choices=list(BITS), action="append", help="default all")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
     parser.add_argument("--reverse", action="store_true")
     parser.add_argument("--ablations", action="store_true")
@@ -121,15 +120,22 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / ("ablations.csv" if chosen.ablations else "baselines.csv")
     order = list(ABLATIONS) if chosen.ablations else methods()
-    lengths = (48,) if chosen.ablations else BITS
-    for protocol in chosen.protocol or PROTOCOLS:
+    for protocol in chosen.protocol or list(BITS)[: 2 if chosen.ablations else None]:
         pool = open_pool(get_protocol(protocol).dataset)
-        cells = list(itertools.product(SEEDS[: chosen.seeds], chosen.methods or order, lengths))
+        cells = list(
+            itertools.product(
+                SEEDS[: chosen.seeds], chosen.methods or order, (48,) if chosen.ablations else BITS[protocol]
+            )
+        )
         for seed, method, bits in reversed(cells) if chosen.reverse else cells:
             key = (method, protocol, str(bits), str(seed))
             if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read(path)}:
                 continue
-            row = measure(recipe_of(method, protocol, bits, seed), pool, float_cosine=key[0] == "lsh" and bits == 16)
+            row = measure(
+                recipe_of(method, protocol, bits, seed),
+                pool,
+                float_cosine=method == "lsh" and bits == BITS[protocol][0],
+            )
             add(path, row | {"method": method}, order)
             print(*key, row["map"], row["train_seconds"], row["evaluate_seconds"], flush=True)
 

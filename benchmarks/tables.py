@@ -138,9 +138,12 @@ TABLES: dict[str, dict[tuple[str, str], Callable[[str], str]]] = {
         ("open-index.json", ""): of_json(opening),
     },
     "baselines.md": {
-        (file, f" {name}"): of_protocol(name)
-        for file in ("baselines.csv", "ablations.csv")
-        for name in ("tiny-imagenet", "cifar10-54k")
+        (f"{file}.csv", f" {name}"): of_protocol(name)
+        for file, names in (
+            ("baselines", ("tiny-imagenet", "tiny-imagenet-unseen", "cifar10-54k")),
+            ("ablations", ("tiny-imagenet", "cifar10-54k")),
+        )
+        for name in names
     },
 }
 

@@ -45,8 +45,8 @@ def test_every_method_has_its_cells(script):
     missing = [
         (method, protocol, bits)
         for method in script["methods"]()
-        for protocol in script["PROTOCOLS"]
-        for bits in script["BITS"]
+        for protocol, lengths in script["BITS"].items()
+        for bits in lengths
         if (method, protocol, str(bits)) not in found
     ]
     assert missing == []
