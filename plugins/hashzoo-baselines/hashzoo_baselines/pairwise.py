@@ -123,7 +123,8 @@ class DSH(nn.Module):
         """Return the terms "pair" and "quantisation"."""
         codes = output.codes
         i, j = torch.triu_indices(len(codes), len(codes), 1, device=codes.device)
-        distances = (codes[i] - codes[j]).square().sum(1)
+        squares = codes.square().sum(1)
+        distances = (squares[:, None] + squares - 2 * codes @ codes.T)[i, j]
         near = similar(targets, targets)[i, j]
         return {
             "pair": mean(torch.where(near, distances, F.relu(self.margin - distances)) / 2),
