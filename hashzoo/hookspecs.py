@@ -105,6 +105,7 @@ class Backbone(Protocol):
         feature_shape: (D,) for vectors, (D, H, W) for maps; H and W hold at the backbone's usual input size.
         preprocess: keyword arguments of `PreprocessConfig` this backbone wants where a recipe says nothing.
         base_model (str): optional; Hub id of the published weights that `pretrained` fetched, for the card.
+        weights_file (str): optional; name of the local file that it read instead.
     """
 
     num_features: int

@@ -135,7 +135,8 @@ def test_results_say_what_they_rest_on(folder: Path) -> None:
     recipe = tomllib.loads((folder / "recipe.toml").read_text())
     assert len(training["commit"]) == 40
     assert training["data_license"] == tomllib.loads(DATASETS.read_text())[dataset]["license"]
-    assert training["base_model"] or not recipe["optimization"]["pretrained"]
+    pretrained, start = recipe["optimization"]["pretrained"], training["init"]
+    assert training["base_model"] or not pretrained or ".safetensors" in start  # of the Hub, or a file of one's own
     for row in results["rows"]:
         assert row["ties"] == "expected" and row["data_copy"] and row["device"]
         assert (row["images_per_s"] is None) == training.get("frozen", False)

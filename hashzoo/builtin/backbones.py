@@ -35,6 +35,7 @@ class Timm(nn.Module):
         self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
         cfg = self.model.pretrained_cfg
         self.base_model: str | None = cfg.get("hf_hub_id") if pretrained and not files else None
+        self.weights_file: str | None = files[0].name if files else None
         size = args.get("img_size", cfg["input_size"][1:])
         size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():

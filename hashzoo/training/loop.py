@@ -94,6 +94,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         seen = settings.epochs * (len(positions) // settings.batch_size) * settings.batch_size
 
     seconds = max(0.1, seconds)
+    weights = getattr(model.backbone, "weights_file", None) or "the backbone's published weights"
     facts = TrainingFacts(
         protocol=protocol.name,
         data_copy=pool.copy,
@@ -106,7 +107,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         images_per_s=round(seen / seconds, 1),
         commit=commit,
         versions=machine.versions(),
-        init="from the backbone's published weights" if settings.pretrained else "from random weights",
+        init=f"from {weights}" if settings.pretrained else "from random weights",
         frozen=recipe.frozen,
         base_model=getattr(model.backbone, "base_model", None),
         data_license=pool.license,
