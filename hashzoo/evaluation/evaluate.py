@@ -52,8 +52,8 @@ def evaluate(
         float_cosine: also measure the backbone's features themselves, ranked by cosine.
 
     Raises:
-        DataError: the data set is missing, its lists are not the protocol's, or the protocol keeps classes out of training
-            and the model was trained under another.
+        DataError: the data set is missing, its lists are not the protocol's, or the model was trained under another one, on
+            queries of this, or where this keeps classes out of training.
     """
     folder = Path(folder)
     results = read_json(Results, folder / "results.json")
@@ -66,6 +66,14 @@ def evaluate(
         )
     pool = pool or open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
+    trained = get_protocol(results.training.protocol)
+    if trained.name != rule.name and config.dataset == pool.name:
+        seen = len(np.intersect1d(make_lists(trained, pool).train, lists.query))
+        if seen:
+            raise DataError(
+                f"{config.name} was trained, under {trained.name}, on {seen:,} of the {len(lists.query):,} queries of "
+                f"{rule.name}; train it under {rule.name}."
+            )
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
     began = time.monotonic()
     cached = results.training.frozen

@@ -149,7 +149,8 @@ def _cells(entry: Entry) -> list[str]:
         f"{row.precision_at[100]:.4f}" if 100 in row.precision_at else "",
         f"{row.precision_within_2:.4f}",
         str(row.seed),
-        f"{training.seconds / 60:.0f} min on {training.device}",
+        (f"{training.seconds / 60:.0f} min" if training.seconds >= 90 else f"{training.seconds:.0f} s")
+        + f" on {training.device}",
         f"{entry.weights_bytes / 1e6:.1f}",
     ]
 

@@ -50,3 +50,15 @@ def test_a_model_that_may_have_seen_the_classes_is_refused(run, tiny_pool):
         evaluate(folder, "tiny-unseen", pool=tiny_pool)
     row, _ = evaluate(folder, pool=tiny_pool)
     assert row.unseen == 0
+
+
+def test_a_model_is_not_asked_for_what_it_was_trained_on(run, tiny_pool, monkeypatch):
+    drawn = SPLITS | {"draw": "tiny-0", "query": "per-class:2", "train": "per-class:6", "database": "rest"}
+    monkeypatch.setitem(protocols._protocols(), "tiny-drawn", Protocol(name="tiny-drawn", **drawn))
+    folder = run("tiny")
+    lists = make_lists(protocols._protocols()["tiny-drawn"], tiny_pool)
+    seen = sum(position < 120 for position in lists.query)
+    assert 0 < seen < 20
+    message = f"trained, under tiny, on {seen} of the 20 queries of tiny-drawn; train it under tiny-drawn"
+    with pytest.raises(DataError, match=message):
+        evaluate(folder, "tiny-drawn", pool=tiny_pool)
