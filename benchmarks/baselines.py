@@ -66,7 +66,7 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
         text = importlib.resources.files("hashzoo_baselines").joinpath("frozen.toml").read_text(encoding="utf-8")
         budget = tomllib.loads(text)
         special = budget.pop("dataset")[dataset]["optimization"]
-        del budget["quantizer"]
+        del budget["quantizer"], budget["origin"]
         budget["optimization"] |= special
         budget["augment"] |= {"crops": [], "plain_epochs": 0}
         changes = {**budget, **OURS[method], **ablation}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hashzoo.cli.output import print_table
-from hashzoo.cli.search import find_images, make_index, scan
+from hashzoo.cli.search import FOR_PICTURES, find_images, make_index, scan
 from hashzoo.errors import ImageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def demo(
         Path | None, typer.Argument(help="A folder of your own; default the photographs that ship.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page (and the index of your folder).")] = Path("demo"),
-    model: Annotated[str, typer.Option(help="A model's name, or local-dir:PATH.")] = "dahp-resnet18-cifar10-48bit",
+    model: Annotated[
+        str | None, typer.Option(help="A model's name, or local-dir:PATH; default one that suits the pictures.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
 ) -> None:
     """Search with real photographs by a trained model, and write a page that shows what was found.
@@ -42,6 +44,7 @@ def demo(
     import hashzoo
 
     out.mkdir(parents=True, exist_ok=True)
+    model = model or ("dahp-resnet18-cifar10-48bit" if images is None else FOR_PICTURES)
     loaded = hashzoo.load(model, device="cpu")
     if images is None:
         title, groups = _against_published_codes(loaded, model, k)

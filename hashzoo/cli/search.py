@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hashzoo.model import HashModel
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# of classes that it was not trained on, this model finds more than any that learned from labels (docs/baselines.md)
+FOR_PICTURES = "itq-efficientnet_lite0-tinyimagenet-64bit"
 PART, SECONDS = 1024, 10.0  # a Parquet part has at least so many images and took so long: what a kill can lose
 
 Device = Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')]
@@ -117,7 +119,7 @@ def same_content(files: dict[str, tuple[int, int]]) -> list[list[str]]:
 def index_folder(
     folder: Annotated[Path, typer.Argument(help="Folder of images, searched through with its subfolders.")],
     out: Annotated[Path, typer.Option(help="The index: a folder of Parquet parts.")],
-    model: Annotated[str, typer.Option(help="A model's name, or local-dir:PATH.")] = "dahp-resnet18-cifar10-48bit",
+    model: Annotated[str, typer.Option(help="A model's name, or local-dir:PATH.")] = FOR_PICTURES,
     on_error: OnError = "skip",
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Show the files of identical content.")] = False,
     device: Device = None,
