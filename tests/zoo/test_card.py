@@ -67,7 +67,7 @@ def test_the_first_screen(folder):
 FULL = "The database of `cifar10-full` is the training images: mAP then also measures memory of the training set."
 PART = "`cifar10-part` keeps 3 of these classes out of training, and queries and database are of them alone."
 BACKBONE = "The published weights that the backbone started from may have seen the classes kept out."
-OTHER = "It was trained under `cifar10-full`: queries and database of `cifar10-part` may hold images that it was trained on."
+OTHER = "It was trained under `cifar10-full`: the database of `cifar10-part` may hold images that it was trained on."
 
 
 def limits(folder):

@@ -56,7 +56,9 @@ def test_the_csv_has_every_figure_of_every_result():
 def test_every_model_is_on_the_page_with_its_figures():
     lines = page(ENTRIES).splitlines()
     for name, results in RAW.items():
-        training = f"{results['training']['seconds'] / 60:.0f} min on {results['training']['device']}"
+        seconds = results["training"]["seconds"]
+        time = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        training = f"{time} on {results['training']['device']}"
         of_model = [line for line in lines if f"[`{name}`]" in line]
         assert len(of_model) == len(results["rows"])
         for row in results["rows"]:
@@ -92,7 +94,7 @@ def test_what_does_not_compare_shares_no_column(other):
 def test_a_figure_that_is_not_known_is_left_out():
     bare = changed(ENTRIES[0], precision_at={1: 0.5}, images_per_s=None, training={"seconds": 61.0, "device": "H"})
     (line,) = [line for line in page([bare]).splitlines() if bare.row.model in line]
-    assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "1 min on H", "2.0 |"]
+    assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "61 s on H", "2.0 |"]
     (row,) = csv.DictReader(io.StringIO(results_csv([bare])))
     assert (row["precision_at_1"], row["images_per_s"], row["training_seconds"]) == ("0.5", "", "61.0")
     assert "precision_at_100" not in row
