@@ -152,8 +152,9 @@ def descend(
     commit = machine.commit()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        for part, name in ((model, "model"), (loss, "loss"), (optimizer, "optimizer")):
-            part.load_state_dict(state[name])
+        model.load_state_dict(state["model"], strict=not recipe.frozen)
+        loss.load_state_dict(state["loss"])
+        optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
         rows, commit = state["rows"], state["commit"]
         write_text(out / "log.csv", to_csv(rows))  # the kill may have come between the two files
@@ -198,7 +199,11 @@ def descend(
         means = {name: round(value, 5) for name, value in sums.items()}
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
         if accelerator.is_main_process:
-            save_checkpoint(checkpoint, model, loss, optimizer, {"rows": rows, "commit": commit})
+            state = {"model": model.state_dict(), "loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
+            if recipe.frozen:  # the backbone is as it was built
+                state["model"] = {k: v for k, v in state["model"].items() if not k.startswith("backbone.")}
+            with replacing(checkpoint) as partial:
+                torch.save(state | {"rng": torch.get_rng_state(), "rows": rows, "commit": commit}, partial)
             write_text(out / "log.csv", to_csv(rows))
         speed = steps * settings.batch_size / max(seconds, 1e-9)
         line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -399,19 +404,6 @@ def augment(images: Tensor, recipe: Recipe, epoch: int, generator: torch.Generat
 def window_side(rule: Augment, epoch: int, side: int) -> int:
     """The crop's side in pixels at an epoch (counted from 0)."""
     return ([side] + [crop for start, crop in sorted(rule.crops) if start <= epoch])[-1]
-
-
-def save_checkpoint(path: Path, model: nn.Module, loss: nn.Module, optimizer: Any, facts: dict[str, Any]) -> None:
-    """Write everything a run needs to go on, whole or not at all."""
-    state = {
-        "model": model.state_dict(),
-        "loss": loss.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        **facts,
-    }
-    with replacing(path) as partial:
-        torch.save(state, partial)
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

@@ -22,6 +22,7 @@ from hashzoo.training.loop import augment, set_learning_rate, window_side
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
 from hashzoo.zoo.folder import open_folder
 
+FROZEN = {"backbone_lr": 0.0}
 TINY = {"name": "tiny", "dataset": "cifar10", "summary": "", "draw": "tiny-0"}
 TINY |= {"query": "per-class:2", "train": "per-class:6", "database": "rest"}
 
@@ -94,19 +95,20 @@ torch.set_num_threads(threads)
 with open(f"{folder}/tiny.pickle", "rb") as file:
     facts, pool = pickle.load(file)
 protocols._protocols()["tiny"] = Protocol(**facts)
-cut = loop.augment
+draw = loop.draw
 
-def slow(images, recipe, epoch, generator):
+def slow(images, chosen, recipe, epoch, views, generator):
     time.sleep(0.5 if epoch else 0)  # the kill comes in the middle of the second epoch
-    return cut(images, recipe, epoch, generator)
+    return draw(images, chosen, recipe, epoch, views, generator)
 
-loop.augment = slow
+loop.draw = slow
 loop.train(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", pool=pool)
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, start_python):
-    recipe = make(epochs=3)
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, start_python, frozen):
+    recipe = make(epochs=3, **(FROZEN if frozen else {}))
     expected = weights(run("whole", recipe))
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
     (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
@@ -354,8 +356,6 @@ def test_a_recipe_is_a_value():
 
 
 # Frozen backbones, closed forms, and what a loss may ask for
-
-FROZEN = {"backbone_lr": 0.0}
 
 
 def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
