@@ -47,7 +47,7 @@ def test_every_method_has_its_cells(script):
         for method in script["methods"]()
         for protocol, lengths in script["BITS"].items()
         for bits in lengths
-        if (method, protocol, str(bits)) not in found
+        if (method, protocol, str(bits)) not in found and (method, protocol) not in script["SLOW"]
     ]
     assert missing == []
 
