@@ -77,8 +77,8 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def methods(rows: list[dict[str, str]]) -> str:
-    """Write one protocol's rows of benchmarks/baselines.py: best first at the most bits, then the rows to read them against."""
+def methods(rows: list[dict[str, str]], ranked: bool) -> str:
+    """Write one protocol's rows of benchmarks/baselines.py; ranked: best first at the most bits, the control last."""
     bits = sorted({int(row["bits"]) for row in rows})
     found: dict[str, dict[int, list[dict[str, str]]]] = {}
     for row in rows:
@@ -87,9 +87,9 @@ def methods(rows: list[dict[str, str]]) -> str:
     def maps(method: str, length: int) -> list[float]:
         return [float(row["map"]) for row in found[method].get(length, [])]
 
-    order = sorted(
-        found, key=lambda method: (method == "class-label", -statistics.mean(maps(method, bits[-1]) or [0.0]))
-    )
+    order = list(found)
+    if ranked:
+        order.sort(key=lambda method: (method == "class-label", -statistics.mean(maps(method, bits[-1]) or [0.0])))
     lines = []
     for method in order:
         longest = found[method].get(bits[-1], [])
@@ -120,9 +120,9 @@ def methods(rows: list[dict[str, str]]) -> str:
     )
 
 
-def of_protocol(name: str) -> Callable[[str], str]:
+def of_protocol(name: str, ranked: bool) -> Callable[[str], str]:
     """Take one protocol's rows out of the CSV."""
-    return lambda text: methods([row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == name])
+    return lambda text: methods([row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == name], ranked)
 
 
 def of_json(write: Callable[[dict[str, Any]], str]) -> Callable[[str], str]:
@@ -138,7 +138,7 @@ TABLES: dict[str, dict[tuple[str, str], Callable[[str], str]]] = {
         ("open-index.json", ""): of_json(opening),
     },
     "baselines.md": {
-        (f"{file}.csv", f" {name}"): of_protocol(name)
+        (f"{file}.csv", f" {name}"): of_protocol(name, ranked=file == "baselines")
         for file, names in (
             ("baselines", ("tiny-imagenet", "tiny-imagenet-unseen", "cifar10-54k")),
             ("ablations", ("tiny-imagenet", "cifar10-54k")),
