@@ -120,12 +120,11 @@ def encode_protocol(
         if known is not None:
             with model.encoding():
                 u = model.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
-            rows.append(np.packbits(u.numpy() >= 0, axis=1))
-            continue
-        batch = model.preprocess.fit(pool.decode(chunk))
-        began = time.monotonic()
-        u = model.relaxed(batch)
-        network_seconds += time.monotonic() - began
+        else:
+            batch = model.preprocess.fit(pool.decode(chunk))
+            began = time.monotonic()
+            u = model.relaxed(batch)
+            network_seconds += time.monotonic() - began
         rows.append(np.packbits(u.numpy() >= 0, axis=1))
     packed = np.concatenate(rows)
     codes = {

@@ -132,7 +132,7 @@ def descend(
     Args:
         accelerator: the processes and their device.
         model: on that device.
-        loss: likewise in time; it is started here.
+        loss: moved to that device and started here.
         recipe: the settings.
         out: the run's folder.
         images: of the training list, as `load` gives them.
