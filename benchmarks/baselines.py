@@ -81,10 +81,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def add(path: Path, row: dict[str, Any], order: list[str]) -> None:
-    """Add a row, in order of method, protocol, bits and seed."""
+    """Add a row, in order of method, protocol, bits and seed; of a cell that two processes ran, the first one's stays."""
+
+    def place(r: dict[str, Any]) -> tuple[int, str, int, int]:
+        return order.index(r["method"]), r["protocol"], int(r["bits"]), int(r["seed"])
+
     with FileLock(path.with_suffix(".lock")):
-        rows = [*read(path), row]
-        rows.sort(key=lambda r: (order.index(r["method"]), r["protocol"], int(r["bits"]), int(r["seed"])))
+        rows = sorted({place(r): r for r in [row, *read(path)]}.values(), key=place)
         with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
