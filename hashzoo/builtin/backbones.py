@@ -27,8 +27,8 @@ class Timm(nn.Module):
 
         if not timm.is_model(model):
             raise unknown("timm model", model, timm.list_models(), "`timm.list_models()` shows all.")
-        local = Path(os.environ.get("HASHZOO_DATA") or ".", "weights")
-        files = sorted(local.glob(f"{model}.*.safetensors")) if pretrained else []
+        data = os.environ.get("HASHZOO_DATA")
+        files = sorted(Path(data, "weights").glob(f"{model}.*.safetensors")) if pretrained and data else []
         if files:
             args = {"pretrained_cfg_overlay": {"file": str(files[0])}} | args
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained

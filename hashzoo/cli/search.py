@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hashzoo.model import HashModel
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# of classes that it was not trained on, this model finds more than any that learned from labels (docs/baselines.md)
+# on classes kept out of training its method found more than any that learned from labels, in one run each (docs/baselines.md)
 FOR_PICTURES = "itq-efficientnet_lite0-tinyimagenet-64bit"
 PART, SECONDS = 1024, 10.0  # a Parquet part has at least so many images and took so long: what a kill can lose
 

@@ -5,6 +5,7 @@ import timm
 import torch
 
 from hashzoo import Backbone, ConfigError, HashModel, HashzooError
+from hashzoo.builtin.backbones import Timm
 from hashzoo.builtin.heads import LinearHead
 from hashzoo.config import ComponentRef, PreprocessConfig, validate
 from hashzoo.errors import UnknownNameError
@@ -169,3 +170,16 @@ def test_pooled_vectors_and_weights_of_ones_own(tmp_path, monkeypatch):
         wanted = whole.eval().forward_features(images)
         torch.testing.assert_close(maps(images), wanted)
         torch.testing.assert_close(pooled(images), wanted.mean((2, 3)))
+
+
+def test_weights_that_nobody_named_are_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet10t.mine.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HASHZOO_DATA", raising=False)
+    asked = {}
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **args: asked.update(args) or make(name, num_classes=0))
+    backbone = Timm("resnet10t", pretrained=True)
+    assert asked == {"pretrained": True, "num_classes": 0}
+    assert (backbone.base_model, backbone.weights_file) == ("timm/resnet10t.c3_in1k", None)
