@@ -17,12 +17,12 @@ def add_to(app: typer.Typer) -> None:
 def train(
     method: Annotated[str, typer.Argument(help="A method's name (`hashzoo plugins`), or a recipe.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; a killed run goes on when started again.")],
-    dataset: Annotated[str, typer.Option(help="A data set's name, or a folder.")] = "cifar10",
-    bits: Annotated[int, typer.Option(help="Code length K, 4 to 1024.")] = 48,
+    dataset: Annotated[str | None, typer.Option(help="A data set's name, or a folder; default cifar10.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Code length K, 4 to 1024; default 48.")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Whose training list to use; default the data set's own.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation; default 0.")] = None,
     device: Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')] = None,
     change: Annotated[
         list[str] | None,
@@ -37,12 +37,14 @@ def train(
     from hashzoo.training import make_recipe, read_recipe
     from hashzoo.training import train as run
 
-    check_bits(bits)
     if method.endswith(".toml"):
-        if change:
-            raise ConfigError("A recipe file is run as it is; edit it instead of using --set.")
+        if change or dataset or bits or protocol:
+            raise ConfigError("A recipe file is run as it is but for --seed; edit it instead of giving other options.")
         recipe = read_recipe(method)
+        recipe = recipe if seed is None else recipe.model_copy(update={"seed": seed})
     else:
+        dataset, bits = dataset or "cifar10", 48 if bits is None else bits
+        check_bits(bits)
         from hashzoo.data.datasets import default_protocol
 
         try:
@@ -54,7 +56,7 @@ def train(
             bits=bits,
             dataset=dataset,
             protocol=protocol or default_protocol(dataset),
-            seed=seed,
+            seed=seed or 0,
             changes=changes,
         )
     folder = run(recipe, out, device=device)

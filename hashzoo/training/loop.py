@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from hashzoo import machine
-from hashzoo.config import ModelConfig
+from hashzoo.config import ModelConfig, read_json
 from hashzoo.data import ImagePool, backbone_features, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
@@ -29,6 +29,7 @@ from hashzoo.hookspecs import HashOutput
 from hashzoo.model import HashModel, build_component
 from hashzoo.training.recipe import Augment, Optimization, Recipe, recipe_toml
 from hashzoo.zoo.folder import open_folder, save_folder, stored_dtype
+from hashzoo.zoo.index import resolve
 from hashzoo.zoo.probe import write_probe
 from hashzoo.zoo.results import Results, TrainingFacts
 
@@ -74,8 +75,15 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     positions = make_lists(protocol, pool).train
     if recipe.loss is not None and len(positions) < settings.batch_size:
         raise DataError(f"{len(positions)} training images are fewer than one batch of {settings.batch_size}.")
+    cpu = torch.backends.cpu.get_cpu_capability()
+    if accelerator.device.type == "cpu" and settings.precision == "bfloat16" and cpu in ("DEFAULT", "NO AVX", "AVX2"):
+        Console(stderr=True).print(
+            f"This CPU ({cpu}) imitates bfloat16: --set 'optimization.precision = \"float32\"' may be several times faster.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     set_seed(recipe.seed)
     model, loss = build(recipe, pool)
+    start = start_backbone(model, recipe)
     model.to(accelerator.device)
     with accelerator.main_process_first():
         out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +102,6 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         seen = settings.epochs * (len(positions) // settings.batch_size) * settings.batch_size
 
     seconds = max(0.1, seconds)
-    weights = getattr(model.backbone, "weights_file", None) or "the backbone's published weights"
     facts = TrainingFacts(
         protocol=protocol.name,
         data_copy=pool.copy,
@@ -107,7 +114,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         images_per_s=round(seen / seconds, 1),
         commit=commit,
         versions=machine.versions(),
-        init=f"from {weights}" if settings.pretrained else "from random weights",
+        init=start,
         frozen=recipe.frozen,
         base_model=getattr(model.backbone, "base_model", None),
         data_license=pool.license,
@@ -269,6 +276,36 @@ def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, Any]:
         return model.to(memory_format=torch.channels_last), None
     loss = build_component("loss", recipe.loss, bits=recipe.bits, num_classes=classes, multi_label=multi_label)
     return model.to(memory_format=torch.channels_last), loss
+
+
+def start_backbone(model: HashModel, recipe: Recipe) -> str:
+    """Give a new model the backbone of the one that its recipe starts from, if any; say in words where the backbone starts.
+
+    Raises:
+        ConfigError: that model has another backbone, or was trained on other lists of the same data, which may hold queries.
+        HashzooError: it cannot be opened.
+    """
+    if recipe.optimization.pretrained:
+        weights = getattr(model.backbone, "weights_file", None) or "the backbone's published weights"
+        return f"from {weights}"
+    if recipe.init is None:
+        return "from random weights"
+    folder = resolve(recipe.init)
+    source, trained = open_folder(folder), read_json(Results, folder / "results.json").training
+    assert isinstance(source.config, ModelConfig)
+    theirs, ours = source.config.backbone, recipe.backbone
+    if (theirs.name, theirs.args) != (ours.name, ours.args):
+        raise ConfigError(
+            f"{recipe.init} has the backbone {theirs.name} {theirs.args}, the recipe {ours.name} {ours.args}; "
+            "start from a model with the same."
+        )
+    if source.config.dataset == recipe.dataset and trained.protocol != recipe.protocol:
+        raise ConfigError(
+            f"{recipe.init} was trained under {trained.protocol} and may have seen queries of {recipe.protocol}; "
+            "start from a model trained under the same protocol or on other data."
+        )
+    model.backbone.load_state_dict(source.backbone.state_dict())
+    return f"from the backbone of {source.name} (weights {source.config.weights_sha256[:12]})"
 
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:

@@ -75,6 +75,10 @@ class Recipe(Schema):
     dataset: str
     protocol: str = Field(description="its training list is trained on; its queries are never looked at")
     seed: int = 0
+    init: str | None = Field(
+        None,
+        description="a model of the zoo, trained where this one is or on other data: its backbone's weights are the start",
+    )
     backbone: ComponentRef
     head: ComponentRef
     quantizer: ComponentRef
@@ -94,6 +98,8 @@ class Recipe(Schema):
             raise ValueError("a loss needs epochs, and epochs need a loss; a head found in closed form has neither")
         if self.augment.versions and not self.frozen:
             raise ValueError("augment.versions is for a frozen backbone (optimization.backbone_lr = 0)")
+        if self.init and self.optimization.pretrained:
+            raise ValueError("init and optimization.pretrained both say where the backbone starts; keep one")
         return self
 
 

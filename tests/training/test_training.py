@@ -397,6 +397,39 @@ def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
         make(augment={"versions": 2})
 
 
+@pytest.mark.parametrize("backbone_lr", [0.0, 1.0], ids=["frozen", "whole"])
+def test_a_run_may_start_from_another_models_backbone(run, backbone_lr):
+    first = open_folder(run("first", make(seed=1)) / make().name)
+    recipe = make(bits=24, backbone_lr=backbone_lr).model_copy(update={"init": f"local-dir:{first.folder}"})
+    folder = run("second", recipe) / recipe.name
+    second, wanted = open_folder(folder), first.backbone.state_dict()
+    kept = [torch.equal(tensor, wanted[name]) for name, tensor in second.backbone.state_dict().items()]
+    assert second.bits == 24 and all(kept) == recipe.frozen
+    start = json.loads((folder / "results.json").read_text())["training"]["init"]
+    assert start == f"from the backbone of {first.name} (weights {first.config.weights_sha256[:12]})"
+    alone = run("alone", make(bits=24, backbone_lr=backbone_lr))
+    assert float(log(run("second", recipe))[0]["class"]) < float(log(alone)[0]["class"])  # it has learned already
+
+
+def test_a_run_starts_only_from_what_fits_and_saw_no_query(run, tmp_path, monkeypatch):
+    folder = run("first", make()) / make().name
+    init = {"init": f"local-dir:{folder}"}
+    other = make().backbone.model_copy(update={"name": "cnn3-wide"})
+    with pytest.raises(ConfigError, match=r"has the backbone cnn3 \{\}, the recipe cnn3-wide \{\}; start from a model"):
+        run("other", make().model_copy(update={**init, "backbone": other}))
+    monkeypatch.setitem(protocols._protocols(), "tiny-2", Protocol(**TINY | {"name": "tiny-2"}))
+    with pytest.raises(ConfigError, match="was trained under tiny and may have seen queries of tiny-2; start from"):
+        run("lists", make().model_copy(update={**init, "protocol": "tiny-2"}))
+    with pytest.raises(UnknownNameError, match="gone is no model's folder"):
+        run("gone", make().model_copy(update={"init": f"local-dir:{tmp_path}/gone"}))
+    assert not any((tmp_path / name).exists() for name in ("other", "lists", "gone"))  # refused before work began
+    with pytest.raises(ConfigError, match=r"init and optimization\.pretrained both say where the backbone starts"):
+        make_recipe(
+            "dphb", bits=12, dataset="cifar10", protocol="tiny",
+            changes={"init": "a-model", "optimization": {"pretrained": True}},
+        )  # fmt: skip
+
+
 def test_versions_and_views():
     images = torch.arange(3.0)[:, None, None] * 100 + torch.arange(10.0)[None, :, None]  # version * 100 + row
     chosen = torch.tensor([7, 2, 5, 1])

@@ -7,9 +7,12 @@ hashzoo_api = 1
 
 @hookimpl
 def hashzoo_register_backbones(register: Register) -> None:
-    """The three-layer CNN."""
+    """The three-layer CNN, as published and wide."""
     register(
         "cnn3", "hashzoo_dsbh.backbone:CNN3", summary="The three-layer CNN of DSH's CIFAR-10 experiments, 32x32 input"
+    )
+    register(
+        "cnn3-wide", "hashzoo_dsbh.backbone:CNN3Wide", summary="cnn3 with 64-128-256 channels and batch normalisation"
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hashzoo_dsbh.backbone import CNN3
+from hashzoo_dsbh.backbone import CNN3, CNN3Wide
 from hashzoo_dsbh.loss import DSBHLoss, balance
 
 from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
@@ -171,6 +171,23 @@ def test_network_says_what_it_gives():
     assert net(torch.zeros(3, 3, 32, 32)).shape == (3, *net.feature_shape)
 
 
+def test_the_wide_network():
+    torch.manual_seed(0)
+    net = CNN3Wide().double().eval()
+    assert sum(p.numel() for p in net.parameters()) + 500 * 48 + 48 == 2_206_744
+    x = h = seeded(2, 3, 32, 32)
+    state = list(net.state_dict().values())
+    for start, channels in ((0, 64), (6, 128), (12, 256)):
+        weight, scale, shift, mean, var, _ = state[start : start + 6]
+        assert weight.shape[0] == channels
+        h = F.relu(F.batch_norm(F.conv2d(h, weight, padding=2), mean, var, scale, shift))
+        h = F.max_pool2d(h, 3, 2)
+    weight, scale, shift, mean, var, _ = state[18:]
+    torch.testing.assert_close(net(x), F.relu(F.batch_norm(F.linear(h.flatten(1), weight), mean, var, scale, shift)))
+    assert isinstance(net, Backbone)
+    assert (net.num_features, net.feature_shape, net.preprocess) == (500, (500,), {"size": (32, 32)})
+
+
 def test_network_starts_at_kaiming_s_normal():
     torch.manual_seed(0)
     for layer in CNN3().layers:
@@ -186,6 +203,7 @@ def test_network_starts_at_kaiming_s_normal():
 @parametrize_with_checks(
     [
         Subject("backbone", "hashzoo-dsbh/cnn3"),
+        Subject("backbone", "hashzoo-dsbh/cnn3-wide"),
         Subject("loss", "hashzoo-dsbh/dsbh"),
         Subject("loss", "hashzoo-dsbh/dsbh", {"balance_over": "sample"}),
         Subject("method", "hashzoo-dsbh/dsbh"),
@@ -199,6 +217,7 @@ def test_conforms(check):
     ("build", "message"),
     [
         (lambda: CNN3(pretrained=True), "cnn3 has no published weights"),
+        (lambda: CNN3Wide(pretrained=True), "cnn3-wide has no published weights"),
         (lambda: DSBHLoss(12, 3, balance_over="bits"), "balance is over 'bit' or 'sample', not 'bits'"),
     ],
 )
