@@ -33,5 +33,6 @@ docs: .venv/ready
 
 # after a change in model_cards/
 index: .venv/ready
+	$(BIN)/python -m hashzoo.zoo.card
 	$(BIN)/python -m hashzoo.zoo.index
 	$(BIN)/python -m hashzoo.zoo.table

@@ -2,15 +2,19 @@
 
 import json
 import math
+import shutil
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
+from hashzoo import load
 from hashzoo.cli import app
+from hashzoo.errors import WeightsError
 from hashzoo.zoo import list_models
 from hashzoo.zoo.card import END, render_card
 from hashzoo.zoo.index import INDEX, describe, shipped_folder
@@ -36,17 +40,48 @@ def test_the_index_is_the_folders() -> None:
 @each_model
 def test_files(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert names == {
+    assert names | {"model.safetensors"} == {
         "README.md", "config.json", "model.safetensors", "results.json", "recipe.toml", "probe.json", "codes.parquet",
         "pr-curve.png",
     }  # fmt: skip
-    assert (folder / "model.safetensors").stat().st_size <= 25 * 2**20
+    assert all(path.stat().st_size <= 25 * 2**20 for path in folder.iterdir())
     assert json.loads((folder / "config.json").read_text())["name"] == folder.name
 
 
 @each_model
 def test_verify(folder: Path) -> None:
-    assert verify(folder.name) == []
+    if (folder / "model.safetensors").exists():
+        assert verify(folder.name) == []
+    else:  # how it is made is said where it is missed
+        with pytest.raises(
+            WeightsError, match=rf"or train it anew with `hashzoo train .*{folder.name}/recipe\.toml --out"
+        ):
+            load(folder.name)
+        assert "The weights are not stored with hashzoo" in (folder / "README.md").read_text()
+
+
+def test_a_model_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listed as such, measured from its codes, refused where weights are needed; its card loads no shipped name."""
+    folder = tmp_path / "dsbh-bare"
+    shutil.copytree(shipped_folder() / "dsbh-cnn3-cifar10-48bit", folder)
+    (folder / "model.safetensors").unlink()
+    config = (folder / "config.json").read_text().replace("dsbh-cnn3-cifar10-48bit", folder.name)
+    (folder / "config.json").write_text(config)
+    monkeypatch.setenv("HASHZOO_PATH", str(tmp_path))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    (line,) = [line for line in run("list").stdout.splitlines() if folder.name in line]
+    assert line.rstrip().endswith("0.4, no weights")
+    assert run("eval", folder.name, "--from-codes", "--json").exit_code == 0
+    done = run("verify", folder.name)
+    assert done.exit_code == 1 and f"train it anew with `hashzoo train {folder}/recipe.toml --out runs/" in done.stdout
+    (bare,) = [info for info in list_models("dsbh-*") if not info.weights]
+    assert bare.name == folder.name and folder.name not in run("verify").stdout
+    card = render_card(folder)
+    assert "The weights are not stored with hashzoo" in card
+    assert f'hashzoo.load("local-dir:runs/{folder.name}/{folder.name}")' in card
 
 
 @each_model
@@ -64,6 +99,7 @@ def test_figures_follow_from_the_codes(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     again = json.loads(done.stdout)
     assert again == {key: row[key] for key in again}
+    assert row["weights_sha256"] == json.loads((folder / "config.json").read_text())["weights_sha256"]
     assert set(row) - set(again) - {"unseen", "map_float_cosine"} == {
         "list_sha256", "ties", "seed", "data_copy", "weights_sha256", "device", "precision", "seconds", "images_per_s", "commit",
     }  # fmt: skip
@@ -137,7 +173,14 @@ def test_results_say_what_they_rest_on(folder: Path) -> None:
     assert training["data_license"] == tomllib.loads(DATASETS.read_text())[dataset]["license"]
     pretrained, start = recipe["optimization"]["pretrained"], training["init"]
     assert training["base_model"] or not pretrained or ".safetensors" in start  # of the Hub, or a file of one's own
-    for row in results["rows"]:
+    repeats = results.get("repeats", ())
+    assert len({training["seed"], *(run["training"]["seed"] for run in repeats)}) == 1 + len(repeats)
+    for run in repeats:
+        assert len(run["training"]["commit"]) == 40
+        for fact in ("list_sha256", "protocol", "top_k", "data_copy", "bits", "model"):
+            assert run["row"][fact] == results["rows"][0][fact]
+        assert run["row"]["seed"] == run["training"]["seed"]
+    for row in [*results["rows"], *(run["row"] for run in repeats)]:
         assert row["ties"] == "expected" and row["data_copy"] and row["device"]
         assert (row["images_per_s"] is None) == training.get("frozen", False)
         assert len(row["commit"]) == 40

@@ -20,6 +20,10 @@ def evaluate(
     update: Annotated[
         bool, typer.Option("--update", help="Write results, codes, plot and card into its folder.")
     ] = False,
+    repeat_of: Annotated[
+        str | None,
+        typer.Option(help="A model trained by the same recipe with another seed: write the row into its results."),
+    ] = None,
     float_cosine: Annotated[
         bool, typer.Option("--float-cosine", help="Also mAP of the backbone's features by cosine: what hashing costs.")
     ] = False,
@@ -33,12 +37,14 @@ def evaluate(
     from hashzoo.zoo import resolve
 
     folder = resolve(name)
-    if from_codes and (update or protocol or float_cosine):
+    if from_codes and (update or protocol or float_cosine or repeat_of):
+        raise ConfigError("--from-codes measures the codes as published; the other options need the data.")
+    if repeat_of and (update or protocol):
         raise ConfigError(
-            "--from-codes measures the codes as published; --update, --protocol and --float-cosine need the data."
+            "--repeat-of writes the row under the protocol of training into another model's results only."
         )
     from hashzoo.evaluation import evaluate as run
-    from hashzoo.evaluation import publish_results, row_from_codes
+    from hashzoo.evaluation import publish_repeat, publish_results, row_from_codes
 
     if from_codes:
         figures: dict[str, Any] = row_from_codes(folder)
@@ -50,6 +56,8 @@ def evaluate(
         row, published = run(folder, protocol, device=device, float_cosine=float_cosine)
         if update:
             publish_results(folder, row, published)
+        if repeat_of:
+            publish_repeat(resolve(repeat_of), folder, row)
         figures = row.model_dump(mode="json")
     if as_json:
         print_json(figures)

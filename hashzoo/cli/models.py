@@ -47,13 +47,29 @@ def list_models(
     found = index.list_models(pattern, bits=bits, dataset=dataset, method=method)
     found = [item for item in found if license in (None, item.license)]
     if as_json:
-        keys = ("name", "method", "backbone", "bits", "dataset", "protocol", "map", "license", "size", "folder")
+        keys = (
+            "name",
+            "method",
+            "backbone",
+            "bits",
+            "dataset",
+            "protocol",
+            "map",
+            "license",
+            "size",
+            "weights",
+            "folder",
+        )
         print_json([{key: getattr(item, key) for key in keys} for item in found])
         return
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "MB"],
-        [[m.name, m.bits, m.dataset, m.protocol, m.map, m.license, f"{m.size / 1e6:.1f}"] for m in found],
+        [[m.name, m.bits, m.dataset, m.protocol, m.map, m.license, _size(m)] for m in found],
     )
+
+
+def _size(info: Any) -> str:
+    return f"{info.size / 1e6:.1f}" + ("" if info.weights else ", no weights")
 
 
 def _list_methods(pattern: str, as_json: bool) -> None:
@@ -142,14 +158,18 @@ def info(
         training = facts["training"]
         lines.append(["licence of training data", training["data_license"] or "not known to hashzoo"])
         lines.append(["trained", f"{training['epochs']} epochs, seed {training['seed']}, {training['data_copy']}"])
-        for row in facts["rows"]:
-            number = f"{row['map']:.4f} (one seed, {row['seed']}: spread not known)"
-            lines.append([f"mAP@{row['top_k'] or 'all'}", f"{number} under {row['protocol']}, ties {row['ties']}"])
+        spread = Results.model_validate(facts).spread()
+        for place, row in enumerate(facts["rows"]):
+            over = f"one seed, {row['seed']}: spread not known"
+            if spread and place == 0:
+                over = f"{spread} over {len(spread.seeds)} seeds"
+            number = f"{row['map']:.4f} ({over}) under {row['protocol']}, ties {row['ties']}"
+            lines.append([f"mAP@{row['top_k'] or 'all'}", number])
     print_table(["fact", name], lines)
 
 
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Models; default all that ship.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Models; default all that ship with their weights.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check files, weights, preprocessing and bit order of models, without their data set."""
@@ -157,7 +177,7 @@ def verify(
     from hashzoo.zoo.verify import verify as check
 
     reports: list[dict[str, Any]] = []
-    for name in names or [item.name for item in index.list_models()]:
+    for name in names or [item.name for item in index.list_models() if item.weights]:
         try:
             problems = check(name)
         except HashzooError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.data import ImagePool, Lists, backbone_features, get_protocol, make_lists, open_pool
-from hashzoo.errors import DataError
+from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
@@ -27,7 +28,7 @@ from hashzoo.zoo.card import write_card
 from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.published_codes import FILE as CODES_FILE
 from hashzoo.zoo.published_codes import PublishedCodes, read_codes, write_codes
-from hashzoo.zoo.results import Health, ResultRow, Results
+from hashzoo.zoo.results import Health, Repeat, ResultRow, Results
 
 PRECISION_AT = (1, 10, 100, 1000)
 
@@ -190,6 +191,38 @@ def publish_results(folder: str | Path, row: ResultRow, published: PublishedCode
     if first:  # the card's number is the one whose codes are kept
         write_codes(folder / CODES_FILE, published)
         plot_curves(folder / "pr-curve.png", row)
+    write_card(folder)
+
+
+def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
+    """Write a row of the same recipe with another seed into results.json and the card of the model in `folder`.
+
+    Args:
+        folder: the model's, with a result of its own under the row's protocol.
+        run: the other seed's folder.
+        row: of `run`; takes the place of one of the same seed.
+
+    Raises:
+        ConfigError: the recipes differ in more than the seed, or not in the seed, or the model has no result of its own.
+    """
+    folder, run = Path(folder), Path(run)
+    results, other = (read_json(Results, path / "results.json") for path in (folder, run))
+    ours, theirs = (tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")) for path in (folder, run))
+    if other.training.seed == results.training.seed:
+        raise ConfigError(f"{run} has the seed of {folder}, {other.training.seed}; train it with another --seed.")
+    differing = [key for key in sorted(ours | theirs) if key != "seed" and ours.get(key) != theirs.get(key)]
+    if differing:
+        raise ConfigError(
+            f"The recipes of {run} and {folder} differ in {differing[0]!r}; "
+            f"`hashzoo train {folder}/recipe.toml --seed {other.training.seed}` repeats a model's."
+        )
+    if not results.rows or results.rows[0].protocol != row.protocol:
+        raise ConfigError(f"{folder} has no result under {row.protocol}; `hashzoo eval --update` makes it first.")
+    runs = [old for old in results.repeats if old.row.seed != row.seed] + [Repeat(training=other.training, row=row)]
+    repeats = tuple(sorted(runs, key=lambda repeat: repeat.row.seed))
+    write_text(
+        folder / "results.json", results.model_copy(update={"repeats": repeats}).model_dump_json(indent=1) + "\n"
+    )
     write_card(folder)
 
 

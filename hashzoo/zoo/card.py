@@ -1,4 +1,7 @@
-"""The card: README.md of a model's folder, generated from its config, results and recipe."""
+"""The card: README.md of a model's folder, generated from its config, results and recipe.
+
+`python -m hashzoo.zoo.card` writes the cards of the models that ship anew.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import yaml
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import ConfigError
 from hashzoo.files import write_text
-from hashzoo.zoo.index import describe
+from hashzoo.zoo.index import describe, shipped_folder
 from hashzoo.zoo.results import Results
 
 BEGIN = "<!-- hashzoo:begin, generated; write your own paragraphs below hashzoo:end -->"
@@ -55,9 +58,11 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
         keep_trailing_newline=True,
     )
     template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    facts = describe(folder)
     block = environment.from_string(template).render(
-        config=config, training=results.training, rows=results.rows, row=results.rows[0], recipe=recipe,
-        size=describe(folder)["size"], source=source or (named[1] if named else config.name),
+        config=config, training=results.training, rows=results.rows, row=results.rows[0], spread=results.spread(),
+        recipe=recipe, size=facts["size"], weights=facts["weights"],
+        source=source or (named[1] if named else config.name),
     )  # fmt: skip
     own = own_words(old)
     text = f"{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
@@ -128,3 +133,8 @@ def _metadata(config: ModelConfig, facts: Results) -> dict[str, Any]:
         "metrics": ["mean_average_precision"],
         "model-index": [{"name": config.name, "results": results}],
     }
+
+
+if __name__ == "__main__":
+    for config in shipped_folder().glob("*/config.json"):
+        write_card(config.parent)

@@ -57,7 +57,8 @@ def open_folder(folder: str | Path) -> HashModel:
     config = read_json(ModelConfig, folder / "config.json")
     path = folder / WEIGHTS
     if not path.exists():
-        raise WeightsError(f"{path} is missing; fetch or copy the model's folder again.")
+        again = f"hashzoo train {folder / 'recipe.toml'} --out runs/{config.name}"
+        raise WeightsError(f"{path} is missing; copy the model's folder again, or train it anew with `{again}`.")
     if sha256(path) != config.weights_sha256:
         raise WeightsError(
             f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again."

@@ -23,6 +23,7 @@ class ModelInfo:
     Attributes:
         map: the first result's mAP, 0 to 1, under `protocol`; None for a model without results.
         size: bytes of all its files.
+        weights: whether its weights are there; a model that ships without has card, figures, codes and recipe.
         folder: where it is; need not exist for a model of the Hub.
         files: name -> (sha256, bytes); known for models of the index, else empty.
         repo, commit: where the Hub has it; None if it was never published.
@@ -37,6 +38,7 @@ class ModelInfo:
     map: float | None
     license: str
     size: int
+    weights: bool
     folder: Path
     files: dict[str, tuple[str, int]]
     repo: str | None = None
@@ -71,6 +73,7 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             "map": rows[0]["map"] if rows else None,
             "license": config["license"],
             "size": sum(path.stat().st_size for path in files),
+            "weights": any(path.name == "model.safetensors" for path in files),
             "files": {path.name: [sha256(path), path.stat().st_size] for path in files} if hashes else {},
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

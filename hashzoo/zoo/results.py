@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -98,9 +99,51 @@ class ResultRow(Schema):
     commit: str
 
 
+class Repeat(Schema):
+    """The same recipe with another seed: how it was trained, and what it scored under the protocol it was trained under."""
+
+    training: TrainingFacts
+    row: ResultRow
+
+
+class Spread(Schema):
+    """mAP over seeds.
+
+    Attributes:
+        seeds: ascending, at least two.
+        mean: of their mAP.
+        deviation: the sample's standard deviation (n - 1).
+    """
+
+    seeds: tuple[int, ...]
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.deviation:.4f}"
+
+
 class Results(Schema):
-    """results.json of a model."""
+    """results.json of a model.
+
+    Attributes:
+        rows: of the weights in this folder; the first is of the protocol they were trained under.
+        repeats: other seeds, by seed; their weights are not kept.
+    """
 
     format: Literal[1] = 1
     training: TrainingFacts
     rows: tuple[ResultRow, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+
+    def spread(self) -> Spread | None:
+        """Mean and standard deviation over the seeds of the first row and the repeats; None where there is one seed."""
+        if not self.repeats:
+            return None
+        runs = [self.rows[0], *(repeat.row for repeat in self.repeats)]
+        maps = [row.map for row in runs]
+        return Spread(
+            seeds=tuple(sorted(row.seed for row in runs)),
+            mean=statistics.fmean(maps),
+            deviation=statistics.stdev(maps),
+        )

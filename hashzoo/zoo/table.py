@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.files import replacing, write_text
 from hashzoo.zoo.index import shipped_folder
-from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
+from hashzoo.zoo.results import Repeat, ResultRow, Results, Spread, TrainingFacts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,9 @@ INTRO = """\
 Models that `hashzoo.load(NAME)` loads, with their figures; [How numbers are made](numbers.md) says what the figures are. The
 rows of one table were trained and measured on the same lists, and measured on the same copy of the data by the same mAP@K;
 nothing else compares. [results.csv](results.csv) has all that each model's `results.json` says, a line a result: compare lines
-of one `protocol`, `training_protocol` and `data_copy`. `make index` writes this page.
+of one `protocol`, `training_protocol` and `data_copy`. "Mean over seeds" has the standard deviation and the number of seeds.
+Weights "by its recipe" are not stored here: `hashzoo train` makes them anew from the `recipe.toml` beside the card. `make
+index` writes this page.
 """
 
 
@@ -36,13 +38,22 @@ class Entry:
     """A result and the model it is of.
 
     Attributes:
-        weights_bytes: size of model.safetensors.
+        weights_bytes: size of model.safetensors; None of a model that ships without.
+        repeats: the same of other seeds.
+        spread: over all seeds.
     """
 
     config: ModelConfig
     training: TrainingFacts
     row: ResultRow
-    weights_bytes: int
+    weights_bytes: int | None
+    repeats: tuple[Repeat, ...] = ()
+    spread: Spread | None = None
+
+    @property
+    def runs(self) -> list[Repeat]:
+        """This result, then the repeats."""
+        return [Repeat(training=self.training, row=self.row), *self.repeats]
 
 
 def read_entries(models: str | Path) -> list[Entry]:
@@ -57,8 +68,11 @@ def read_entries(models: str | Path) -> list[Entry]:
     entries = []
     for path in Path(models).glob("*/config.json"):
         config, results = read_json(ModelConfig, path), read_json(Results, path.with_name("results.json"))
-        size = path.with_name("model.safetensors").stat().st_size
-        entries += [Entry(config, results.training, row, size) for row in results.rows]
+        weights = path.with_name("model.safetensors")
+        size = weights.stat().st_size if weights.exists() else None
+        for place, row in enumerate(results.rows):
+            seeds = (results.repeats, results.spread()) if place == 0 else ()
+            entries.append(Entry(config, results.training, row, size, *seeds))
     return sorted(
         entries,
         key=lambda entry: (entry.config.method, entry.config.backbone.name, entry.config.bits, entry.config.name),
@@ -86,7 +100,7 @@ def comparable(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def results_csv(entries: Iterable[Entry]) -> str:
-    """Write a line a result; columns are the keys of results.json, those of nested objects joined by `_`."""
+    """Write a line a result and seed; columns are the keys of results.json, those of nested objects joined by `_`."""
     lines = [
         {
             "model": entry.config.name,
@@ -95,10 +109,11 @@ def results_csv(entries: Iterable[Entry]) -> str:
             "backbone": entry.config.backbone.name,
             "license": entry.config.license,
             "weights_bytes": entry.weights_bytes,
-            **_flat(entry.row.model_dump(exclude=CURVES)),
-            **_flat({"training": entry.training.model_dump()}),
+            **_flat(run.row.model_dump(exclude=CURVES)),
+            **_flat({"training": run.training.model_dump()}),
         }
         for entry in entries
+        for run in entry.runs
     ]
     text = io.StringIO()
     columns = dict.fromkeys(column for line in lines for column in line)
@@ -125,7 +140,8 @@ def page(entries: Iterable[Entry]) -> str:
 
 def _section(name: str, entries: list[Entry]) -> str:
     row, training = entries[0].row, entries[0].training
-    head = ["model", "bits", f"mAP@{row.top_k or 'all'}", "P@100", "P@H<=2", "seed", "training", "weights, MB"]
+    depth = row.top_k or "all"
+    head = ["model", "bits", f"mAP@{depth}", "P@100", "P@H<=2", "seed", "mean over seeds", "training", "weights, MB"]
     lines = [head, ["---"] * len(head), *map(_cells, entries)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""
@@ -149,9 +165,10 @@ def _cells(entry: Entry) -> list[str]:
         f"{row.precision_at[100]:.4f}" if 100 in row.precision_at else "",
         f"{row.precision_within_2:.4f}",
         str(row.seed),
+        f"{entry.spread} ({len(entry.spread.seeds)})" if entry.spread else "",
         (f"{training.seconds / 60:.0f} min" if training.seconds >= 90 else f"{training.seconds:.0f} s")
         + f" on {training.device}",
-        f"{entry.weights_bytes / 1e6:.1f}",
+        "by its recipe" if entry.weights_bytes is None else f"{entry.weights_bytes / 1e6:.1f}",
     ]
 
 

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from hashzoo.config import read_json
 from hashzoo.data import Protocol, make_lists, protocols
-from hashzoo.errors import DataError
-from hashzoo.evaluation import evaluate
+from hashzoo.errors import ConfigError, DataError
+from hashzoo.evaluation import evaluate, publish_repeat, publish_results
 from hashzoo.training import make_recipe, train
+from hashzoo.zoo.results import Results
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
 UNSEEN = Protocol(name="tiny-unseen", unseen=3, **SPLITS)
@@ -20,10 +22,10 @@ def run(tmp_path, monkeypatch, tiny_pool):
     for protocol in (UNSEEN, Protocol(name="tiny", **SPLITS)):
         monkeypatch.setitem(protocols._protocols(), protocol.name, protocol)
 
-    def run(protocol):
-        changes = {"optimization": {"epochs": 2, "batch_size": 20, "precision": "float32"}}
-        recipe = make_recipe("dsbh", bits=12, dataset="cifar10", protocol=protocol, changes=changes)
-        return train(recipe, tmp_path / protocol, device="cpu", pool=tiny_pool)
+    def run(protocol, seed=0, **changes):
+        changes = {"optimization": {"epochs": 2, "batch_size": 20, "precision": "float32"}} | changes
+        recipe = make_recipe("dsbh", bits=12, dataset="cifar10", protocol=protocol, seed=seed, changes=changes)
+        return train(recipe, tmp_path / f"{protocol}-{seed}-{len(changes)}", device="cpu", pool=tiny_pool)
 
     return run
 
@@ -62,3 +64,45 @@ def test_a_model_is_not_asked_for_what_it_was_trained_on(run, tiny_pool, monkeyp
     message = f"trained, under tiny, on {seen} of the 20 queries of tiny-drawn; train it under tiny-drawn"
     with pytest.raises(DataError, match=message):
         evaluate(folder, "tiny-drawn", pool=tiny_pool)
+
+
+def test_seeds_of_a_model(run, tiny_pool):
+    folders = [run("tiny", seed) for seed in range(3)]
+    rows = [evaluate(folder, pool=tiny_pool)[0] for folder in folders]
+    with pytest.raises(ConfigError, match=r"has no result under tiny; `hashzoo eval --update` makes it first"):
+        publish_repeat(folders[0], folders[1], rows[1])
+    publish_results(folders[0], *evaluate(folders[0], pool=tiny_pool))
+    assert read_json(Results, folders[0] / "results.json").spread() is None
+    assert "One seed: the spread over seeds is not known." in (folders[0] / "README.md").read_text()
+    for seed in (2, 1, 1):  # in any order, and twice
+        publish_repeat(folders[0], folders[seed], rows[seed])
+    results = read_json(Results, folders[0] / "results.json")
+    assert (
+        [repeat.row.seed for repeat in results.repeats]
+        == [repeat.training.seed for repeat in results.repeats]
+        == [1, 2]
+    )
+    assert [row.map for row in (*results.rows, *(repeat.row for repeat in results.repeats))] == [
+        row.map for row in rows
+    ]
+    spread, maps = results.spread(), [row.map for row in rows]
+    assert spread.seeds == (0, 1, 2) and np.ptp(maps) > 0
+    assert (spread.mean, spread.deviation) == pytest.approx((np.mean(maps), np.std(maps, ddof=1)))
+    card = (folders[0] / "README.md").read_text()
+    assert f"Over seeds 0, 1, 2: mAP@all {np.mean(maps):.4f} ± {np.std(maps, ddof=1):.4f} (mean" in card
+    publish_results(folders[0], *evaluate(folders[0], pool=tiny_pool))  # measured again, the repeats stay
+    assert read_json(Results, folders[0] / "results.json").spread() == spread
+
+
+def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool):
+    folder, other = run("tiny"), run("tiny", 1, loss={"args": {"balance_weight": 0.5}})
+    publish_results(folder, *evaluate(folder, pool=tiny_pool))
+    before = (folder / "results.json").read_bytes()
+    row, _ = evaluate(other, pool=tiny_pool)
+    with pytest.raises(
+        ConfigError, match=r"differ in 'loss'; `hashzoo train .*recipe\.toml --seed 1` repeats a model's"
+    ):
+        publish_repeat(folder, other, row)
+    with pytest.raises(ConfigError, match=r"has the seed of .*, 0; train it with another --seed\."):
+        publish_repeat(folder, folder, row)
+    assert (folder / "results.json").read_bytes() == before

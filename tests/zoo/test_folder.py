@@ -75,7 +75,7 @@ def test_only_what_was_saved_is_in_the_folder(folder):
 
 def test_missing_weights(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"model\.safetensors is missing; fetch or copy"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors is missing; copy the model.s folder again, or train"):
         open_folder(folder)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hashzoo.zoo.index import shipped_folder
@@ -33,7 +34,7 @@ def test_what_is_committed_is_what_the_cards_say():
 
 def test_the_csv_has_every_figure_of_every_result():
     lines = list(csv.DictReader(io.StringIO(results_csv(ENTRIES))))
-    assert len(lines) == sum(len(results["rows"]) for results in RAW.values())
+    assert len(lines) == sum(len(results["rows"]) + len(results.get("repeats", ())) for results in RAW.values())
 
     def compare(line, prefix, facts):
         for key, value in facts.items():
@@ -43,9 +44,16 @@ def test_the_csv_has_every_figure_of_every_result():
                 assert line[prefix + key] == ("" if value is None else str(value)), prefix + key
 
     for line in lines:
-        (row,) = [row for row in RAW[line["model"]]["rows"] if row["protocol"] == line["protocol"]]
+        results = RAW[line["model"]]
+        runs = [(row, results["training"]) for row in results["rows"]]
+        runs += [(repeat["row"], repeat["training"]) for repeat in results.get("repeats", ())]
+        ((row, training),) = [
+            (row, training)
+            for row, training in runs
+            if [row["protocol"], str(row["seed"])] == [line["protocol"], line["seed"]]
+        ]
         compare(line, "", row)
-        compare(line, "training_", RAW[line["model"]]["training"])
+        compare(line, "training_", training)
         config = json.loads((shipped_folder() / line["model"] / "config.json").read_text())
         assert [line[key] for key in ("dataset", "method", "license")] == [
             config[key] for key in ("dataset", "method", "license")
@@ -65,6 +73,9 @@ def test_every_model_is_on_the_page_with_its_figures():
             depth = [value for n, value in row["precision_at"].items() if n == "100"]
             known = [f"{value:.4f}" for value in (row["map"], *depth, row["precision_within_2"])]
             figures = [row["bits"], *known, row["seed"], training]
+            if results.get("repeats") and row is results["rows"][0]:
+                maps = [row["map"], *(repeat["row"]["map"] for repeat in results["repeats"])]
+                figures.append(f"{np.mean(maps):.4f} ± {np.std(maps, ddof=1):.4f} ({len(maps)})")
             assert any(all(f" {figure} |" in line for figure in figures) for line in of_model)
         (card,) = {line.partition("](")[2].partition(")")[0] for line in of_model}
         assert (DOCS / card).is_file()
@@ -94,7 +105,7 @@ def test_what_does_not_compare_shares_no_column(other):
 def test_a_figure_that_is_not_known_is_left_out():
     bare = changed(ENTRIES[0], precision_at={1: 0.5}, images_per_s=None, training={"seconds": 61.0, "device": "H"})
     (line,) = [line for line in page([bare]).splitlines() if bare.row.model in line]
-    assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "61 s on H", "2.0 |"]
+    assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "", "61 s on H", "2.0 |"]
     (row,) = csv.DictReader(io.StringIO(results_csv([bare])))
     assert (row["precision_at_1"], row["images_per_s"], row["training_seconds"]) == ("0.5", "", "61.0")
     assert "precision_at_100" not in row
