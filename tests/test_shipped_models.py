@@ -188,7 +188,8 @@ def test_results_say_what_they_rest_on(folder: Path) -> None:
 
 
 def test_the_readme_has_every_model_with_its_figure() -> None:
-    readme = (ROOT / "README.md").read_text()
+    lines = (ROOT / "README.md").read_text().splitlines()
     for info in list_models():
-        assert f"`{info.name}`" in readme
-        assert f"| {info.map:.4f} |" in readme, info.name
+        names = f"`{info.name}`", f"`{info.name.replace(f'-{info.bits}bit', '-NNbit')}`"  # a row may have several bits
+        of_model = [line for line in lines if line.startswith("| ") and line.split(" | ")[0][2:] in names]
+        assert any(f"| {info.map:.4f} |" in line for line in of_model), info.name

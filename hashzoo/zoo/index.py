@@ -134,8 +134,8 @@ def list_models(
         dataset: only models trained on this data set.
         method: only models of this method.
 
-    >>> [info.bits for info in list_models("dahp-*", dataset="cifar10")]
-    [48]
+    >>> [info.bits for info in list_models("dahp-resnet18-*", dataset="cifar10")]
+    [12, 24, 32, 48]
     """
     found: dict[str, ModelInfo] = {}
     for info in _all():

@@ -62,8 +62,8 @@ def read_entries(models: str | Path) -> list[Entry]:
     Raises:
         ConfigError: a config.json or results.json is missing or wrong.
 
-    >>> [entry.row.model for entry in read_entries(shipped_folder()) if entry.config.method == "dsbh"]
-    ['dsbh-cnn3-cifar10-48bit']
+    >>> [entry.row.model for entry in read_entries(shipped_folder()) if entry.config.method == "itq"]
+    ['itq-efficientnet_lite0-tinyimagenet-64bit']
     """
     entries = []
     for path in Path(models).glob("*/config.json"):
