@@ -43,8 +43,12 @@ def evaluate(
         raise ConfigError(
             "--repeat-of writes the row under the protocol of training into another model's results only."
         )
+    from hashzoo.evaluation import check_repeat, publish_repeat, publish_results, row_from_codes
     from hashzoo.evaluation import evaluate as run
-    from hashzoo.evaluation import publish_repeat, publish_results, row_from_codes
+
+    model = resolve(repeat_of) if repeat_of else None
+    if model:
+        check_repeat(model, folder)
 
     if from_codes:
         figures: dict[str, Any] = row_from_codes(folder)
@@ -56,8 +60,8 @@ def evaluate(
         row, published = run(folder, protocol, device=device, float_cosine=float_cosine)
         if update:
             publish_results(folder, row, published)
-        if repeat_of:
-            publish_repeat(resolve(repeat_of), folder, row)
+        if model:
+            publish_repeat(model, folder, row)
         figures = row.model_dump(mode="json")
     if as_json:
         print_json(figures)

@@ -1,5 +1,12 @@
 """Run a protocol on a model, and write what a model's folder says about it."""
 
-from hashzoo.evaluation.evaluate import encode_protocol, evaluate, publish_repeat, publish_results, row_from_codes
+from hashzoo.evaluation.evaluate import (
+    check_repeat,
+    encode_protocol,
+    evaluate,
+    publish_repeat,
+    publish_results,
+    row_from_codes,
+)
 
-__all__ = ["encode_protocol", "evaluate", "publish_repeat", "publish_results", "row_from_codes"]
+__all__ = ["check_repeat", "encode_protocol", "evaluate", "publish_repeat", "publish_results", "row_from_codes"]

@@ -194,13 +194,8 @@ def publish_results(folder: str | Path, row: ResultRow, published: PublishedCode
     write_card(folder)
 
 
-def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
-    """Write a row of the same recipe with another seed into results.json and the card of the model in `folder`.
-
-    Args:
-        folder: the model's, with a result of its own under the row's protocol.
-        run: the other seed's folder.
-        row: of `run`; takes the place of one of the same seed.
+def check_repeat(folder: str | Path, run: str | Path) -> None:
+    """Refuse a run that is no repeat of the model in `folder`: the same recipe with another seed.
 
     Raises:
         ConfigError: the recipes differ in more than the seed, or not in the seed, or the model has no result of its own.
@@ -216,8 +211,26 @@ def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
             f"The recipes of {run} and {folder} differ in {differing[0]!r}; "
             f"`hashzoo train {folder}/recipe.toml --seed {other.training.seed}` repeats a model's."
         )
-    if not results.rows or results.rows[0].protocol != row.protocol:
-        raise ConfigError(f"{folder} has no result under {row.protocol}; `hashzoo eval --update` makes it first.")
+    if not results.rows or results.rows[0].protocol != other.training.protocol:
+        raise ConfigError(
+            f"{folder} has no result under {other.training.protocol}; `hashzoo eval --update` makes it first."
+        )
+
+
+def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
+    """Write another seed's row into results.json and the card of the model in `folder`.
+
+    Args:
+        folder: the model's, with a result of its own.
+        run: the other seed's folder, see `check_repeat`.
+        row: of `run`, under the protocol of training; takes the place of one of the same seed.
+
+    Raises:
+        ConfigError: it is no repeat.
+    """
+    check_repeat(folder, run)
+    folder = Path(folder)
+    results, other = (read_json(Results, Path(path) / "results.json") for path in (folder, run))
     runs = [old for old in results.repeats if old.row.seed != row.seed] + [Repeat(training=other.training, row=row)]
     repeats = tuple(sorted(runs, key=lambda repeat: repeat.row.seed))
     write_text(

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from hashzoo.cli import app
 from hashzoo.config import read_json
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError
@@ -94,7 +96,7 @@ def test_seeds_of_a_model(run, tiny_pool):
     assert read_json(Results, folders[0] / "results.json").spread() == spread
 
 
-def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool):
+def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool, monkeypatch):
     folder, other = run("tiny"), run("tiny", 1, loss={"args": {"balance_weight": 0.5}})
     publish_results(folder, *evaluate(folder, pool=tiny_pool))
     before = (folder / "results.json").read_bytes()
@@ -105,4 +107,7 @@ def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool):
         publish_repeat(folder, other, row)
     with pytest.raises(ConfigError, match=r"has the seed of .*, 0; train it with another --seed\."):
         publish_repeat(folder, folder, row)
+    monkeypatch.setattr("hashzoo.evaluation.evaluate", None)  # refused before anything is measured
+    done = CliRunner().invoke(app, ["eval", f"local-dir:{other}", "--repeat-of", f"local-dir:{folder}"])
+    assert isinstance(done.exception, ConfigError) and "differ in 'loss'" in str(done.exception)
     assert (folder / "results.json").read_bytes() == before
