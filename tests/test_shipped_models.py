@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 
 from hashzoo import load
 from hashzoo.cli import app
+from hashzoo.config import read_json
 from hashzoo.errors import WeightsError
 from hashzoo.zoo import list_models
 from hashzoo.zoo.card import END, render_card
 from hashzoo.zoo.index import INDEX, describe, shipped_folder
+from hashzoo.zoo.results import Results
 from hashzoo.zoo.verify import verify
 
 ROOT = Path(__file__).parent.parent
@@ -193,3 +195,5 @@ def test_the_readme_has_every_model_with_its_figure() -> None:
         names = f"`{info.name}`", f"`{info.name.replace(f'-{info.bits}bit', '-NNbit')}`"  # a row may have several bits
         of_model = [line for line in lines if line.startswith("| ") and line.split(" | ")[0][2:] in names]
         assert any(f"| {info.map:.4f} |" in line for line in of_model), info.name
+        spread = read_json(Results, info.folder / "results.json").spread()
+        assert spread is None or any(f"| {spread} |" in line for line in of_model), info.name
