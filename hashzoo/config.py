@@ -51,6 +51,17 @@ class PreprocessConfig(Schema):
     std: Channels = (0.229, 0.224, 0.225)
 
 
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
+
+
+class BackboneSource(Schema):
+    """The model of the zoo whose file holds a backbone's tensors, and the sha256 of that file."""
+
+    model: Name
+    weights_sha256: Hash
+
+
 class ModelConfig(Schema):
     """config.json of a model: everything `hashzoo.load` needs beside the weights.
 
@@ -59,10 +70,11 @@ class ModelConfig(Schema):
         name: `method-backbone-dataset-NNbit`, with an optional `.tag`; a key, never parsed.
         dtype: of the stored matrices; vectors (biases, batch-norm) are stored in float32.
         weights_sha256: of model.safetensors.
+        backbone_from: a model with the very same backbone; model.safetensors then holds the other tensors alone.
     """
 
     format: Literal[1] = 1
-    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
+    name: Name
     method: str
     bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
     backbone: ComponentRef
@@ -73,7 +85,8 @@ class ModelConfig(Schema):
     classes: tuple[str, ...]
     multi_label: bool = False
     dtype: Literal["float16", "float32"] = "float16"
-    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weights_sha256: Hash
+    backbone_from: BackboneSource | None = None
     license: str = "apache-2.0"
 
 

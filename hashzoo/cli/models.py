@@ -47,20 +47,8 @@ def list_models(
     found = index.list_models(pattern, bits=bits, dataset=dataset, method=method)
     found = [item for item in found if license in (None, item.license)]
     if as_json:
-        keys = (
-            "name",
-            "method",
-            "backbone",
-            "bits",
-            "dataset",
-            "protocol",
-            "map",
-            "license",
-            "size",
-            "weights",
-            "folder",
-        )
-        print_json([{key: getattr(item, key) for key in keys} for item in found])
+        left_out = ("files", "repo", "commit")
+        print_json([{k: v for k, v in vars(item).items() if k not in left_out} for item in found])
         return
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "MB"],

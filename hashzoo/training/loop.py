@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from hashzoo import machine
-from hashzoo.config import ModelConfig, read_json
+from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.data import ImagePool, backbone_features, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
@@ -310,6 +310,10 @@ def start_backbone(model: HashModel, recipe: Recipe) -> str:
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:
     """Write a trained model's folder, whole or not at all: config, weights, recipe, probe, and results without a row yet."""
+    source = None
+    if recipe.frozen and recipe.init and ":" not in recipe.init:  # a name leads there on every machine
+        theirs = read_json(ModelConfig, resolve(recipe.init) / "config.json")
+        source = theirs.backbone_from or BackboneSource(model=recipe.init, weights_sha256=theirs.weights_sha256)
     config = ModelConfig(
         name=recipe.name,
         method=recipe.method,
@@ -322,6 +326,7 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
         classes=pool.classes,
         multi_label=pool.labels.ndim == 2,
         weights_sha256="0" * 64,
+        backbone_from=source,
     )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one

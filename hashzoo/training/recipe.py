@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import Field
 
 from hashzoo.codes import MAX_BITS, MIN_BITS
-from hashzoo.config import NAME_PATTERN, ComponentRef, PreprocessConfig, Schema, validate
+from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
 from hashzoo.errors import ConfigError
 from hashzoo.registry import registry
 
@@ -68,7 +68,7 @@ class Optimization(Schema):
 class Recipe(Schema):
     """recipe.toml: one training run, whole."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
+    name: Name
     method: str
     origin: str = Field("", description="whose method it is, and what of it is reconstructed; sentences for the card")
     bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]

@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hashzoo.config import ModelConfig, read_json
+from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.errors import ConfigError, WeightsError
 from hashzoo.files import replacing, sha256, write_text
 from hashzoo.model import HashModel
+from hashzoo.zoo.index import resolve
 
 WEIGHTS = "model.safetensors"
+BACKBONE = "backbone."
 
 
 def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
@@ -28,8 +30,11 @@ def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
 def save_folder(folder: str | os.PathLike[str], model: HashModel, config: ModelConfig) -> ModelConfig:
     """Write model.safetensors, then config.json, which makes the folder a model; return the config with the weights' hash.
 
+    A backbone that `config.backbone_from` has, tensor by tensor, is not stored again; one that has changed is.
+
     Raises:
         ConfigError: the folder holds a model already; it stays as it is.
+        HashzooError: the model that `config.backbone_from` names cannot be read.
     """
     folder = Path(folder)
     if (folder / "config.json").exists():
@@ -38,6 +43,13 @@ def save_folder(folder: str | os.PathLike[str], model: HashModel, config: ModelC
     tensors = {
         key: value.to(stored_dtype(value, config.dtype)).contiguous() for key, value in model.state_dict().items()
     }
+    if config.backbone_from:
+        theirs = _read_backbone(config.backbone_from, tensors)
+        ours = {key: tensors[key].cpu() for key in theirs}
+        if all(ours[key].dtype == value.dtype and torch.equal(ours[key], value) for key, value in theirs.items()):
+            tensors = {key: value for key, value in tensors.items() if key not in theirs}
+        else:
+            config = config.model_copy(update={"backbone_from": None})
     with replacing(folder / WEIGHTS) as partial:
         save_file(tensors, partial)
     config = config.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
@@ -51,7 +63,7 @@ def open_folder(folder: str | Path) -> HashModel:
     Raises:
         ConfigError: config.json is missing, newer, or wrong.
         PluginError, UnknownNameError: a component is not installed.
-        WeightsError: the weights' hash, keys, shapes or dtypes are not the config's.
+        WeightsError: the weights' hash, keys, shapes or dtypes are not the config's, or the backbone's file is another.
     """
     folder = Path(folder)
     config = read_json(ModelConfig, folder / "config.json")
@@ -67,17 +79,34 @@ def open_folder(folder: str | Path) -> HashModel:
         config.backbone, config.head, config.quantizer, bits=config.bits, preprocess=config.preprocess,
         num_classes=len(config.classes), name=config.name,
     )  # fmt: skip
-    model.load_state_dict(_read_strictly(path, model, config.dtype), strict=True)
+    expected, tensors = model.state_dict(), dict[str, Tensor]()
+    if config.backbone_from:
+        tensors = _read_backbone(config.backbone_from, expected)
+    own = {key: value for key, value in expected.items() if key not in tensors}
+    tensors |= _read_strictly(path, own, config.dtype)
+    model.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()}, strict=True)
     model.config, model.folder = config, folder
     return model.eval()
 
 
-def _read_strictly(path: Path, model: HashModel, dtype: str) -> dict[str, Tensor]:
-    """Read the tensors; any missing, extra, misshapen or mistyped one is an error that names it."""
-    expected = model.state_dict()
+def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Read the backbone's tensors from the file of the model that has them; `like` has their names and shapes."""
+    path = resolve(source.model) / WEIGHTS
+    if not path.exists() or sha256(path) != source.weights_sha256:
+        raise WeightsError(
+            f"{path} is missing or not the file that a backbone was taken from (sha256 differs); get that version of "
+            f"{source.model}, or train the model that takes it anew."
+        )
+    dtype = read_json(ModelConfig, path.with_name("config.json")).dtype
+    wanted = {key: value for key, value in like.items() if key.startswith(BACKBONE)}
+    return _read_strictly(path, wanted, dtype, BACKBONE)
+
+
+def _read_strictly(path: Path, expected: dict[str, Tensor], dtype: str, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of that prefix as stored; any missing, extra, misshapen or mistyped one is an error that names it."""
     try:
         with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
+            keys = {key for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118 - no dict
             for problem, names in (("lacks", expected.keys() - keys), ("has an unknown", keys - expected.keys())):
                 if names:
                     raise WeightsError(f"{path} {problem} tensor {min(names)!r}; it does not fit its config.json.")
@@ -91,4 +120,4 @@ def _read_strictly(path: Path, model: HashModel, dtype: str) -> dict[str, Tensor
                 f"{path}: tensor {key!r} is {tensor.dtype} {tuple(tensor.shape)}, its config.json makes it "
                 f"{wanted[1]} {wanted[0]}."
             )
-    return {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
+    return tensors

@@ -58,13 +58,20 @@ def check_folder(folder: str | Path) -> None:
     """Refuse a folder that is not fit to be published.
 
     Raises:
-        HubError: a file is missing or of an unknown name (weights other than safetensors are), the probe fails, or the card
-            does not say what the results say.
+        HubError: a file is missing or of an unknown name (weights other than safetensors are), the probe fails, the card
+            does not say what the results say, or the backbone's weights are in a model that others do not have.
         ConfigError: config.json or results.json is wrong; results without protocol, tie rule or seed are.
         WeightsError: the weights are not whole.
     """
     folder = Path(folder)
     config = read_json(ModelConfig, folder / "config.json")
+    if (source := config.backbone_from) and not any(
+        info.name == source.model and info.folder.parent == index.shipped_folder() for info in index.list_models()
+    ):
+        raise HubError(
+            f"{folder} takes its backbone from {source.model}, which does not come with hashzoo; train it with "
+            f"init = 'local-dir:...', which stores the backbone too."
+        )
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     for name in names:
         if name not in hub.FILES:

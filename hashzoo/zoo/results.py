@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hashzoo.config import Schema
-
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+from hashzoo.config import Hash, Schema
 
 
 class TrainingFacts(Schema):

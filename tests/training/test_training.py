@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, UnknownNameError
@@ -409,6 +410,28 @@ def test_a_run_may_start_from_another_models_backbone(run, backbone_lr):
     assert start == f"from the backbone of {first.name} (weights {first.config.weights_sha256[:12]})"
     alone = run("alone", make(bits=24, backbone_lr=backbone_lr))
     assert float(log(run("second", recipe))[0]["class"]) < float(log(alone)[0]["class"])  # it has learned already
+
+
+def test_a_head_on_anothers_backbone_is_stored_alone(run, tmp_path, monkeypatch, tiny_pool):
+    first = open_folder(run("first", make(seed=1)) / make().name)
+    monkeypatch.setenv("HASHZOO_PATH", str(tmp_path / "first"))
+    other = make(bits=24, **FROZEN)  # a name of the zoo, not a folder
+    recipe = other.model_copy(update={"init": first.name, "name": "second"})
+    folder = run("second", recipe) / "second"
+    second = open_folder(folder)
+    assert set(load_file(folder / "model.safetensors")) == {"head.linear.weight", "head.linear.bias"}
+    assert second.config.backbone_from.model_dump() == {
+        "model": first.name, "weights_sha256": first.config.weights_sha256,
+    }  # fmt: skip
+    for key, value in first.backbone.state_dict().items():
+        assert torch.equal(second.backbone.state_dict()[key], value)
+    # the same backbone once more: it is that of the first, not of the one between
+    monkeypatch.setenv("HASHZOO_PATH", os.pathsep.join([str(tmp_path / "first"), str(tmp_path / "second")]))
+    third = open_folder(run("third", recipe.model_copy(update={"init": "second", "name": "third"})) / "third")
+    assert third.config.backbone_from == second.config.backbone_from
+    # one that is trained on is stored whole
+    whole = run("whole", make(bits=24).model_copy(update={"init": first.name, "name": "whole"})) / "whole"
+    assert open_folder(whole).config.backbone_from is None
 
 
 def test_a_run_starts_only_from_what_fits_and_saw_no_query(run, tmp_path, monkeypatch):

@@ -1,14 +1,16 @@
 import json
+import shutil
 import stat
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hashzoo.config import ComponentRef, ModelConfig
-from hashzoo.errors import ConfigError, PluginError, UnknownNameError, WeightsError
+from hashzoo.config import BackboneSource, ComponentRef, ModelConfig
+from hashzoo.errors import ConfigError, HubError, PluginError, UnknownNameError, WeightsError
 from hashzoo.files import sha256
 from hashzoo.zoo.folder import open_folder, save_folder
+from hashzoo.zoo.publish import check_folder
 
 
 def config_of(model, dtype="float16", **facts):
@@ -68,6 +70,66 @@ def test_round_trip(tmp_path, photo, make_model, dtype):
 
 def test_only_what_was_saved_is_in_the_folder(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+# A backbone that another model's file has
+
+
+@pytest.fixture
+def shared(tmp_path, folder, make_model, monkeypatch):
+    """Save a model with the backbone of `folder`; give its folder."""
+    monkeypatch.setenv("HASHZOO_PATH", str(tmp_path))
+    model = make_model(bits=24, seed=1, name="shared")
+    model.backbone.load_state_dict(open_folder(folder).backbone.state_dict())
+    source = BackboneSource(model="demo", weights_sha256=sha256(folder / "model.safetensors"))
+    save_folder(tmp_path / "shared", model, config_of(model, backbone_from=source))
+    return tmp_path / "shared"
+
+
+def test_a_shared_backbone_is_stored_once(folder, shared, tmp_path):
+    assert {key.partition(".")[0] for key in load_file(shared / "model.safetensors")} == {"head"}
+    model = open_folder(shared)
+    for key, value in open_folder(folder).backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[key], value), key
+    model.save_pretrained(tmp_path / "again")
+    assert sha256(tmp_path / "again" / "model.safetensors") == model.config.weights_sha256
+    with torch.no_grad():
+        next(model.backbone.parameters()).flatten()[0] += 1  # no longer the other's: nothing of it is lost
+    model.save_pretrained(tmp_path / "changed")
+    changed = open_folder(tmp_path / "changed")
+    assert changed.config.backbone_from is None
+    assert torch.equal(next(changed.backbone.parameters()), next(model.backbone.parameters()).half().float())
+
+
+@pytest.mark.parametrize("case", ["flipped", "retrained", "missing", "other network", "gone"])
+def test_a_shared_backbone_is_read_strictly(folder, shared, case):
+    weights, error = folder / "model.safetensors", WeightsError
+    message = r"demo/model\.safetensors is missing or not the file that a backbone was taken from .*; get that version of demo"
+    if case == "flipped":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif case == "retrained":
+        edit_weights(folder, lambda tensors: tensors["head.linear.bias"].add_(1))
+    elif case == "missing":
+        weights.unlink()
+    elif case == "other network":
+        edit_weights(folder, lambda tensors: tensors.pop("backbone.layers.0.bias"))
+        config = json.loads((shared / "config.json").read_text())
+        edit_config(shared, backbone_from=config["backbone_from"] | {"weights_sha256": sha256(weights)})
+        message = r"demo/model\.safetensors lacks tensor 'backbone\.layers\.0\.bias'"
+    else:
+        shutil.rmtree(folder)
+        error, message = UnknownNameError, "No model is named 'demo'"
+    with pytest.raises(error, match=message):
+        open_folder(shared)
+
+
+def test_a_shared_backbone_is_published_only_with_hashzoo(shared):
+    with pytest.raises(
+        HubError, match=r"takes its backbone from demo, which does not come with hashzoo; train it with"
+    ):
+        check_folder(shared)
 
 
 # Weights
