@@ -28,8 +28,9 @@ Models that `hashzoo.load(NAME)` loads, with their figures; [How numbers are mad
 rows of one table were trained and measured on the same lists, and measured on the same copy of the data by the same mAP@K;
 nothing else compares. [results.csv](results.csv) has all that each model's `results.json` says, a line a result: compare lines
 of one `protocol`, `training_protocol` and `data_copy`. "Mean over seeds" has the standard deviation and the number of seeds.
-Weights "by its recipe" are not stored here: `hashzoo train` makes them anew from the `recipe.toml` beside the card. `make
-index` writes this page.
+Weights: "head" is a head stored alone, on the frozen backbone of another model that its card names, whose features are not in
+its training time; "by its recipe" are not stored here: `hashzoo train` makes them anew from the `recipe.toml` beside the card.
+`make index` writes this page.
 """
 
 
@@ -168,8 +169,15 @@ def _cells(entry: Entry) -> list[str]:
         f"{entry.spread} ({len(entry.spread.seeds)})" if entry.spread else "",
         (f"{training.seconds / 60:.0f} min" if training.seconds >= 90 else f"{training.seconds:.0f} s")
         + f" on {training.device}",
-        "by its recipe" if entry.weights_bytes is None else f"{entry.weights_bytes / 1e6:.1f}",
+        _weights(entry),
     ]
+
+
+def _weights(entry: Entry) -> str:
+    if entry.weights_bytes is None:
+        return "by its recipe"
+    size = entry.weights_bytes / 1e6
+    return f"head, {size:.2f}" if entry.config.backbone_from else f"{size:.1f}"
 
 
 def figure(entries: list[Entry]) -> Figure:
