@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,14 +104,18 @@ def test_what_does_not_compare_shares_no_column(other):
 
 
 def test_a_figure_that_is_not_known_is_left_out():
-    bare = changed(ENTRIES[0], precision_at={1: 0.5}, images_per_s=None, training={"seconds": 61.0, "device": "H"})
+    whole = next(entry for entry in ENTRIES if entry.config.backbone_from is None)
+    bare = changed(whole, precision_at={1: 0.5}, images_per_s=None, training={"seconds": 61.0, "device": "H"})
     (line,) = [line for line in page([bare]).splitlines() if bare.row.model in line]
     assert line.split(" | ")[3:4] + line.split(" | ")[6:] == ["", "", "61 s on H", "2.0 |"]
+    head = next(entry for entry in ENTRIES if entry.config.backbone_from)
+    for entry, cell in ((changed(head), "head, 2.00"), (replace(whole, weights_bytes=None), "by its recipe")):
+        assert f"| {cell} |" in page([entry])
     (row,) = csv.DictReader(io.StringIO(results_csv([bare])))
     assert (row["precision_at_1"], row["images_per_s"], row["training_seconds"]) == ("0.5", "", "61.0")
     assert "precision_at_100" not in row
-    both = list(csv.DictReader(io.StringIO(results_csv([bare, ENTRIES[0]]))))
-    assert [row["precision_at_100"] for row in both] == ["", str(ENTRIES[0].row.precision_at[100])]
+    both = list(csv.DictReader(io.StringIO(results_csv([bare, whole]))))
+    assert [row["precision_at_100"] for row in both] == ["", str(whole.row.precision_at[100])]
 
 
 def test_the_plots_draw_the_results():
