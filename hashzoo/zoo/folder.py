@@ -53,7 +53,7 @@ def save_folder(folder: str | os.PathLike[str], model: HashModel, config: ModelC
     with replacing(folder / WEIGHTS) as partial:
         save_file(tensors, partial)
     config = config.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
-    write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
+    write_text(folder / "config.json", config.model_dump_json(indent=2, exclude_none=True) + "\n")
     return config
 
 
