@@ -109,7 +109,7 @@ def test_listing_loads_no_torch() -> None:
 
 
 def test_list_filters() -> None:
-    listed = json.loads(run("list", "ds*", "--bits", "48", "--json").stdout)
+    listed = json.loads(run("list", "ds*bit", "--bits", "48", "--json").stdout)
     assert [entry["name"] for entry in listed] == [MODEL]
     assert json.loads(run("list", "--bits", "7", "--json").stdout) == []
     assert MODEL in run("list").stdout
