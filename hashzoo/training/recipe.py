@@ -77,7 +77,7 @@ class Recipe(Schema):
     seed: int = 0
     init: str | None = Field(
         None,
-        description="a model of the zoo, trained where this one is or on other data: its backbone's weights are the start",
+        description="a model with the same backbone, whose weights are the start; of the same protocol, or of other data",
     )
     backbone: ComponentRef
     head: ComponentRef

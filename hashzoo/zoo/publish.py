@@ -70,7 +70,7 @@ def check_folder(folder: str | Path) -> None:
     ):
         raise HubError(
             f"{folder} takes its backbone from {source.model}, which does not come with hashzoo; train it with "
-            f"init = 'local-dir:...', which stores the backbone too."
+            "init = 'local-dir:...', which stores the backbone too."
         )
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     for name in names:

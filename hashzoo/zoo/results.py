@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -121,6 +122,16 @@ class Spread(Schema):
         return f"{self.mean:.4f} ± {self.deviation:.4f}"
 
 
+def spread_of(rows: Sequence[ResultRow]) -> Spread | None:
+    """Measure mAP over the seeds of rows that differ in nothing else; None for a single one."""
+    if len(rows) < 2:
+        return None
+    maps = [row.map for row in rows]
+    return Spread(
+        seeds=tuple(sorted(row.seed for row in rows)), mean=statistics.fmean(maps), deviation=statistics.stdev(maps)
+    )
+
+
 class Results(Schema):
     """results.json of a model.
 
@@ -136,12 +147,4 @@ class Results(Schema):
 
     def spread(self) -> Spread | None:
         """Mean and standard deviation over the seeds of the first row and the repeats; None where there is one seed."""
-        if not self.repeats:
-            return None
-        runs = [self.rows[0], *(repeat.row for repeat in self.repeats)]
-        maps = [row.map for row in runs]
-        return Spread(
-            seeds=tuple(sorted(row.seed for row in runs)),
-            mean=statistics.fmean(maps),
-            deviation=statistics.stdev(maps),
-        )
+        return spread_of([*self.rows[:1], *(repeat.row for repeat in self.repeats)])

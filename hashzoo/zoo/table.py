@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.files import replacing, write_text
 from hashzoo.zoo.index import shipped_folder
-from hashzoo.zoo.results import Repeat, ResultRow, Results, Spread, TrainingFacts
+from hashzoo.zoo.results import Repeat, ResultRow, Results, TrainingFacts, spread_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +24,13 @@ CURVES = {"pr_precision", "pr_recall"}  # in the plots; too long for a line
 INTRO = """\
 # The zoo
 
-Models that `hashzoo.load(NAME)` loads, with their figures; [How numbers are made](numbers.md) says what the figures are. The
-rows of one table were trained and measured on the same lists, and measured on the same copy of the data by the same mAP@K;
-nothing else compares. [results.csv](results.csv) has all that each model's `results.json` says, a line a result: compare lines
-of one `protocol`, `training_protocol` and `data_copy`. "Mean over seeds" has the standard deviation and the number of seeds.
-Weights: "head" is a head stored alone, on the frozen backbone of another model that its card names, whose features are not in
-its training time; "by its recipe" are not stored here: `hashzoo train` makes them anew from the `recipe.toml` beside the card.
-`make index` writes this page.
+The models of the zoo with their figures; [How numbers are made](numbers.md) says what the figures are. `hashzoo.load(NAME)`
+loads each whose weights are here. The rows of one table were trained and measured on the same lists, and measured on the same
+copy of the data by the same mAP@K; nothing else compares. [results.csv](results.csv) has all that each model's `results.json`
+says, a line a result: compare lines of one `protocol`, `training_protocol` and `data_copy`. "Mean over seeds" has the standard
+deviation and the number of seeds. Weights: "head" is a head stored alone, on the frozen backbone of another model that its card
+names, whose features are not in its training time; "by its recipe" are not stored here: `hashzoo train` makes them anew from
+the `recipe.toml` beside the card. `make index` writes this page.
 """
 
 
@@ -41,7 +41,6 @@ class Entry:
     Attributes:
         weights_bytes: size of model.safetensors; None of a model that ships without.
         repeats: the same of other seeds.
-        spread: over all seeds.
     """
 
     config: ModelConfig
@@ -49,7 +48,6 @@ class Entry:
     row: ResultRow
     weights_bytes: int | None
     repeats: tuple[Repeat, ...] = ()
-    spread: Spread | None = None
 
     @property
     def runs(self) -> list[Repeat]:
@@ -72,8 +70,8 @@ def read_entries(models: str | Path) -> list[Entry]:
         weights = path.with_name("model.safetensors")
         size = weights.stat().st_size if weights.exists() else None
         for place, row in enumerate(results.rows):
-            seeds = (results.repeats, results.spread()) if place == 0 else ()
-            entries.append(Entry(config, results.training, row, size, *seeds))
+            repeats = results.repeats if place == 0 else ()
+            entries.append(Entry(config, results.training, row, size, repeats))
     return sorted(
         entries,
         key=lambda entry: (entry.config.method, entry.config.backbone.name, entry.config.bits, entry.config.name),
@@ -159,6 +157,7 @@ ties. Data: {row.data_copy}.
 
 def _cells(entry: Entry) -> list[str]:
     row, training = entry.row, entry.training
+    spread = spread_of([run.row for run in entry.runs])
     return [
         f"[`{row.model}`](../model_cards/{row.model}/README.md)",
         str(row.bits),
@@ -166,7 +165,7 @@ def _cells(entry: Entry) -> list[str]:
         f"{row.precision_at[100]:.4f}" if 100 in row.precision_at else "",
         f"{row.precision_within_2:.4f}",
         str(row.seed),
-        f"{entry.spread} ({len(entry.spread.seeds)})" if entry.spread else "",
+        f"{spread} ({len(spread.seeds)})" if spread else "",
         (f"{training.seconds / 60:.0f} min" if training.seconds >= 90 else f"{training.seconds:.0f} s")
         + f" on {training.device}",
         _weights(entry),

@@ -12,7 +12,9 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from hashzoo.cli import app
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, UnknownNameError
 from hashzoo.evaluation.evaluate import encode_protocol, evaluate
@@ -354,6 +356,31 @@ def test_a_recipe_is_a_value():
     assert isinstance(make(), Recipe)
     with pytest.raises(ValueError, match="frozen"):
         make().seed = 3
+
+
+def test_a_recipe_file_takes_another_seed_and_nothing_else(tmp_path, monkeypatch):
+    path, recipe, trained = tmp_path / "recipe.toml", make(seed=1), []
+    path.write_text(recipe_toml(recipe))
+    monkeypatch.setattr("hashzoo.training.train", lambda recipe, *_, **__: trained.append(recipe))
+
+    def command(*arguments):
+        return CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path), *arguments]).exception
+
+    assert [command(), command("--seed", "0"), command("--seed", "2")] == [None] * 3
+    assert trained == [recipe, recipe.model_copy(update={"seed": 0}), recipe.model_copy(update={"seed": 2})]
+    for option in (["--bits", "12"], ["--dataset", "cifar10"], ["--protocol", "cifar10-54k"], ["--set", "seed = 1"]):
+        error = command(*option)
+        assert isinstance(error, ConfigError) and "A recipe file is run as it is but for --seed" in str(error)
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("cpu", "precision", "said"), [("AVX2", "bfloat16", 1), ("AVX512", "bfloat16", 0), ("AVX2", "float32", 0)]
+)
+def test_a_cpu_that_imitates_bfloat16_is_named(run, monkeypatch, capsys, cpu, precision, said):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    run("one", make(epochs=1, precision=precision))
+    assert capsys.readouterr().err.count(f"This CPU ({cpu}) imitates bfloat16") == said
 
 
 # Frozen backbones, closed forms, and what a loss may ask for

@@ -45,7 +45,7 @@ class CNN3(nn.Module):
 
 
 class CNN3Wide(nn.Module):
-    """CNN3 with 64, 128 and 256 channels, batch normalisation and max-pooling: what width alone buys.
+    """CNN3 with 64, 128 and 256 channels, batch normalisation and max-pooling; our own, no paper's.
 
     With a linear head of 48 bits it has 2,206,744 parameters. Weights start at Kaiming's normal for ReLU.
 
