@@ -29,9 +29,18 @@ from hashzoo.training import Recipe, make_recipe, train
 RESULTS = Path(__file__).parent / "results"
 BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}
 SEEDS = (0, 1, 2)
-# run only where named: it needs the features of a changed copy of each training image, 100,000 and 75,000 of them
-SLOW = {("cibhash", "tiny-imagenet"), ("cibhash", "tiny-imagenet-unseen")}
+# run only where named: they need the features of a changed copy of each training image, 100,000 and 75,000 of them, or
+# feature maps in place of their means, 9 GB
+SLOW = {
+    *itertools.product(("cibhash",), ("tiny-imagenet", "tiny-imagenet-unseen")),
+    *itertools.product(("dahp, on maps", "dahp with attention, on maps"), ("tiny-imagenet",)),
+}
 OURS = {"dsbh": {}, "dphb": {}, "dahp": {"loss": {"args": {"anchor": "cosine"}}}}
+# attention over 1,280 channels takes a hundred times as long as a linear head: fewer epochs, for both
+ON_MAPS = {
+    "backbone": {"name": "timm/tf_efficientnet_lite0", "args": {"pool": False}},
+    "optimization": {"epochs": 20},
+}
 # name of a variant -> its method, and what is changed
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "dsbh": ("dsbh", {}),
@@ -45,6 +54,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "dahp": ("dahp", {}),
     "dahp without pairs": ("dahp", {"loss": {"args": {"anchor": "cosine", "pair_weight": 0.0}}}),
     "dahp without anchors": ("dahp", {"loss": {"name": "hashnet"}}),  # what is left is HashNet's term
+    "dahp, on maps": ("dahp", ON_MAPS),
+    "dahp with attention, on maps": ("dahp", ON_MAPS | {"head": {"name": "dual-attention"}}),
 }
 FIELDS = [
     "method", "backbone", "protocol", "bits", "seed", "map", "ties", "top_k", "map_float_cosine", "map_deephash",
@@ -72,6 +83,7 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
         budget["optimization"] |= special
         budget["augment"] |= {"crops": [], "plain_epochs": 0}
         changes = {**budget, **OURS[method], **ablation}
+        changes["optimization"] = budget["optimization"] | ablation.get("optimization", {})
     return make_recipe(method, bits=bits, dataset=dataset, protocol=protocol, seed=seed, changes=changes)
 
 
