@@ -67,12 +67,12 @@ def evaluate(
         )
     pool = pool or open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
-    trained = get_protocol(results.training.protocol)
-    if trained.name != rule.name and config.dataset == pool.name:
-        seen = len(np.intersect1d(make_lists(trained, pool).train, lists.query))
-        if seen:
+    for dataset, name in ((config.dataset, results.training.protocol), *results.training.seen):
+        if dataset != pool.name or name == rule.name:
+            continue
+        if seen := len(np.intersect1d(make_lists(get_protocol(name), pool).train, lists.query)):
             raise DataError(
-                f"{config.name} was trained, under {trained.name}, on {seen:,} of the {len(lists.query):,} queries of "
+                f"{config.name} was trained, under {name}, on {seen:,} of the {len(lists.query):,} queries of "
                 f"{rule.name}; train it under {rule.name}."
             )
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)

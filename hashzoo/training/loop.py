@@ -83,7 +83,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         )  # fmt: skip
     set_seed(recipe.seed)
     model, loss = build(recipe, pool)
-    start = start_backbone(model, recipe)
+    start, before = start_backbone(model, recipe)
     model.to(accelerator.device)
     with accelerator.main_process_first():
         out.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         commit=commit,
         versions=machine.versions(),
         init=start,
+        seen=before,
         frozen=recipe.frozen,
         base_model=getattr(model.backbone, "base_model", None),
         data_license=pool.license,
@@ -278,18 +279,22 @@ def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, Any]:
     return model.to(memory_format=torch.channels_last), loss
 
 
-def start_backbone(model: HashModel, recipe: Recipe) -> str:
-    """Give a new model the backbone of the one that its recipe starts from, if any; say in words where the backbone starts.
+def start_backbone(model: HashModel, recipe: Recipe) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Give a new model the backbone of the one that its recipe starts from, if any.
+
+    Returns:
+        In words where the backbone starts, and what it has seen: `TrainingFacts.seen`.
 
     Raises:
-        ConfigError: that model has another backbone, or was trained on other lists of the same data, which may hold queries.
+        ConfigError: that model has another backbone, or it, or what it started from, was trained on other lists of the same
+            data, which may hold queries.
         HashzooError: it cannot be opened.
     """
     if recipe.optimization.pretrained:
         weights = getattr(model.backbone, "weights_file", None) or "the backbone's published weights"
-        return f"from {weights}"
+        return f"from {weights}", ()
     if recipe.init is None:
-        return "from random weights"
+        return "from random weights", ()
     folder = resolve(recipe.init)
     source, trained = open_folder(folder), read_json(Results, folder / "results.json").training
     assert isinstance(source.config, ModelConfig)
@@ -299,13 +304,16 @@ def start_backbone(model: HashModel, recipe: Recipe) -> str:
             f"{recipe.init} has the backbone {theirs.name} {theirs.args}, the recipe {ours.name} {ours.args}; "
             "start from a model with the same."
         )
-    if source.config.dataset == recipe.dataset and trained.protocol != recipe.protocol:
-        raise ConfigError(
-            f"{recipe.init} was trained under {trained.protocol} and may have seen queries of {recipe.protocol}; "
-            "start from a model trained under the same protocol or on other data."
-        )
+    history = ((source.config.dataset, trained.protocol), *trained.seen)
+    for dataset, protocol in history:
+        if dataset == recipe.dataset and protocol != recipe.protocol:
+            raise ConfigError(
+                f"{recipe.init} was trained under {protocol} and may have seen queries of {recipe.protocol}; "
+                "start from a model trained under the same protocol or on other data."
+            )
     model.backbone.load_state_dict(source.backbone.state_dict())
-    return f"from the backbone of {source.name} (weights {source.config.weights_sha256[:12]})"
+    words = f"from the backbone of {source.name} (weights {source.config.weights_sha256[:12]})"
+    return words, tuple(pair for pair in history if pair != (recipe.dataset, recipe.protocol))
 
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:

@@ -19,6 +19,7 @@ class TrainingFacts(Schema):
             backbone's features are not counted.
         commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
         init: where the weights started.
+        seen: (data set, protocol) that what it started from was trained under, and what that started from, if not its own.
         frozen: whether the backbone stayed as it started, so that its features may come from the cache.
         base_model: Hub id of the published weights that the backbone started from.
         data_license: of the training data; None if hashzoo does not know the data set.
@@ -35,6 +36,7 @@ class TrainingFacts(Schema):
     commit: str
     versions: dict[str, str]
     init: str
+    seen: tuple[tuple[str, str], ...] = ()
     frozen: bool = False
     base_model: str | None = None
     data_license: str | None = None

@@ -60,10 +60,21 @@ def test_a_model_is_not_asked_for_what_it_was_trained_on(run, tiny_pool, monkeyp
     drawn = SPLITS | {"draw": "tiny-0", "query": "per-class:2", "train": "per-class:6", "database": "rest"}
     monkeypatch.setitem(protocols._protocols(), "tiny-drawn", Protocol(name="tiny-drawn", **drawn))
     folder = run("tiny")
+    results = json.loads((folder / "results.json").read_text())
     lists = make_lists(protocols._protocols()["tiny-drawn"], tiny_pool)
     seen = sum(position < 120 for position in lists.query)
     assert 0 < seen < 20
     message = f"trained, under tiny, on {seen} of the 20 queries of tiny-drawn; train it under tiny-drawn"
+    with pytest.raises(DataError, match=message):
+        evaluate(folder, "tiny-drawn", pool=tiny_pool)
+
+    # nor is one of other data that started from it
+    for name, changes in (
+        ("config.json", {"dataset": "elsewhere"}),
+        ("results.json", {"training": results["training"] | {"protocol": "split", "seen": [["cifar10", "tiny"]]}}),
+    ):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(DataError, match=message):
         evaluate(folder, "tiny-drawn", pool=tiny_pool)
 

@@ -57,6 +57,10 @@ def log(folder):
     return list(csv.DictReader((folder / "log.csv").open()))
 
 
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 # Runs
 
 
@@ -478,6 +482,22 @@ def test_a_run_starts_only_from_what_fits_and_saw_no_query(run, tmp_path, monkey
             "dphb", bits=12, dataset="cifar10", protocol="tiny",
             changes={"init": "a-model", "optimization": {"pretrained": True}},
         )  # fmt: skip
+
+
+def test_what_a_start_has_seen_is_kept(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(protocols._protocols(), "tiny-2", Protocol(**TINY | {"name": "tiny-2"}))
+    first = run("first", make()) / make().name
+    edit_json(first / "config.json", dataset="elsewhere")  # as if it was of other data
+    second = run("second", make().model_copy(update={"init": f"local-dir:{first}"})) / make().name
+    facts = json.loads((second / "results.json").read_text())["training"]
+    assert facts["seen"] == [["elsewhere", "tiny"]]
+    third = run("third", make(seed=1).model_copy(update={"init": f"local-dir:{second}"})) / make().name
+    assert json.loads((third / "results.json").read_text())["training"]["seen"] == [["elsewhere", "tiny"]]
+
+    edit_json(second / "config.json", dataset="elsewhere")
+    edit_json(second / "results.json", training=facts | {"seen": [["cifar10", "tiny-2"]]})
+    with pytest.raises(ConfigError, match="was trained under tiny-2 and may have seen queries of tiny; start from"):
+        run("fourth", make().model_copy(update={"init": f"local-dir:{second}"}))
 
 
 def test_versions_and_views():
