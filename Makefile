@@ -33,6 +33,4 @@ docs: .venv/ready
 
 # after a change in model_cards/
 index: .venv/ready
-	$(BIN)/python -m hashzoo.zoo.card
-	$(BIN)/python -m hashzoo.zoo.index
-	$(BIN)/python -m hashzoo.zoo.table
+	$(BIN)/python -m hashzoo.zoo

@@ -1,7 +1,4 @@
-"""The card: README.md of a model's folder, generated from its config, results and recipe.
-
-`python -m hashzoo.zoo.card` writes the cards of the models that ship anew.
-"""
+"""The card: README.md of a model's folder, generated from its config, results and recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import yaml
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import ConfigError
 from hashzoo.files import write_text
-from hashzoo.zoo.index import describe, shipped_folder
+from hashzoo.zoo.index import describe
 from hashzoo.zoo.results import Results
 
 BEGIN = "<!-- hashzoo:begin, generated; write your own paragraphs below hashzoo:end -->"
@@ -133,8 +130,3 @@ def _metadata(config: ModelConfig, facts: Results) -> dict[str, Any]:
         "metrics": ["mean_average_precision"],
         "model-index": [{"name": config.name, "results": results}],
     }
-
-
-if __name__ == "__main__":
-    for config in shipped_folder().glob("*/config.json"):
-        write_card(config.parent)

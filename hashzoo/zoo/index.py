@@ -13,7 +13,7 @@ from typing import Any
 from hashzoo.errors import ConfigError, UnknownNameError, unknown
 from hashzoo.files import sha256, write_text
 
-INDEX = Path(__file__).with_name("index.json")  # the models that ship; `python -m hashzoo.zoo.index` writes it
+INDEX = Path(__file__).with_name("index.json")  # the models that ship; `make index` writes it
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,3 @@ def resolve(name: str, wanted: tuple[str, ...] | None = None) -> Path:
 
         return hub.fetch(info.repo, info.commit, info.files, wanted or hub.FILES)
     return info.folder
-
-
-if __name__ == "__main__":
-    write_index()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.files import replacing, write_text
-from hashzoo.zoo.index import shipped_folder
 from hashzoo.zoo.results import Repeat, ResultRow, Results, TrainingFacts, spread_of
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ def _flat(facts: dict[Any, Any]) -> dict[str, Any]:
     for key, value in facts.items():
         if isinstance(value, dict):
             flat |= {f"{key}_{inner}": fact for inner, fact in _flat(value).items()}
+        elif isinstance(value, tuple):  # of pairs
+            flat[key] = "; ".join(" ".join(pair) for pair in value)
         else:
             flat[str(key)] = value
     return flat
@@ -231,7 +232,3 @@ def plot(path: str | Path, entries: list[Entry]) -> None:
 
 def _plot_file(name: str) -> str:
     return f"zoo-{name}.svg"
-
-
-if __name__ == "__main__":
-    write(shipped_folder().parent / "docs", read_entries(shipped_folder()))

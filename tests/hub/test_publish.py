@@ -443,12 +443,13 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     (cards / second / "config.json").write_text(json.dumps(config | {"name": second}))
     write_card(cards / second)
     index.write_text('{"format": 1, "models": []}')
+    (root / "docs").mkdir()
 
-    def write_index():
-        subprocess.run([sys.executable, "-W", "ignore", "-m", "hashzoo.zoo.index"], check=True, cwd=root)
+    def make_index():
+        subprocess.run([sys.executable, "-m", "hashzoo.zoo"], check=True, cwd=root)
         return {entry["name"]: entry for entry in json.loads(index.read_text())["models"]}
 
-    write_index()
+    make_index()
     maintainer = Client(hub, tmp_path)
     there = ("env", "-C", str(root))
     maintainer.shell = maintainer.start(SHELL, through=there)
@@ -466,7 +467,7 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     assert [entry.path for entry in asked(hub, "/commit/")] == [f"/api/models/zoo/{second}/commit/main"]
     code, said = maintainer.hashzoo(*publish_all, "--push", "--json")
     assert (code, [report["pushed"].count("already") for report in json.loads(said)]) == (0, [1, 1])
-    entries = write_index()  # made anew, it still knows
+    entries = make_index()  # made anew, it still knows
     assert {name: (entry["repo"], entry["commit"]) for name, entry in entries.items()} == {
         name: (f"zoo/{name}", hub.head(f"zoo/{name}")) for name in (NAME, second)
     }
