@@ -50,13 +50,15 @@ def backbone_features(
         version: names `change` and its seed; any text.
 
     Returns:
-        float32 (n, *feature_shape), on the CPU.
+        float32 (n, D), or (n, D, H, W) as the backbone maps this input size, on the CPU.
 
     Raises:
         CodesError: they do not fit into memory.
     """
     backbone: Any = model.backbone
-    shape: tuple[int, ...] = backbone.feature_shape
+    with model.encoding():  # H and W of `feature_shape` are those of the backbone's usual input size
+        blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
+        shape = backbone(model.preprocess.normalise(blank)).shape[1:]
     need_memory(4 * len(positions) * int(np.prod(shape)), "The features of all images", "use pooled features")
     folder = cache_folder() / "features" / _key(model, pool, positions, version)
     out = torch.empty((len(positions), *shape))

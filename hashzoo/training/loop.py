@@ -388,11 +388,12 @@ def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[n
         return pool.decode(positions)
     whole = np.arange(len(pool))  # what evaluation needs as well
     made = [backbone_features(model, pool, whole)[torch.from_numpy(positions)]]
+    changing = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"plain_epochs": 0})})
     for version in range(recipe.augment.versions):
         rule = f"{recipe.augment.model_dump_json(exclude={'versions', 'plain_epochs'})} {version}"
         made.append(
             backbone_features(
-                model, pool, positions, lambda images, generator: augment(images, recipe, 0, generator), rule
+                model, pool, positions, lambda images, generator: augment(images, changing, 0, generator), rule
             )
         )
     return torch.stack(made)

@@ -98,6 +98,8 @@ class Recipe(Schema):
             raise ValueError("a loss needs epochs, and epochs need a loss; a head found in closed form has neither")
         if self.augment.versions and not self.frozen:
             raise ValueError("augment.versions is for a frozen backbone (optimization.backbone_lr = 0)")
+        if self.augment.crops and self.frozen:
+            raise ValueError("augment.crops is for a backbone that is trained; leave it empty where that is frozen")
         if self.init and self.optimization.pretrained:
             raise ValueError("init and optimization.pretrained both say where the backbone starts; keep one")
         return self

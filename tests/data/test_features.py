@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from hashzoo import machine
+from hashzoo.config import ComponentRef, PreprocessConfig
 from hashzoo.data import backbone_features
 from hashzoo.data.features import PART
 from hashzoo.errors import CodesError
+from hashzoo.model import HashModel
 
 
 @pytest.fixture
@@ -35,6 +37,15 @@ def test_they_are_the_backbones_own(own_cache, make_model, tiny_pool):
     assert made.dtype == torch.float32
     torch.testing.assert_close(made, direct(model, tiny_pool, positions))
     assert torch.equal(backbone_features(model, tiny_pool, positions), made)
+
+
+def test_maps_of_another_input_size(own_cache, tiny_pool):
+    maps = ComponentRef(name="timm/resnet18", package="hashzoo", args={"pool": False})  # 7x7 at its usual 224 pixels
+    linear, tanh = (ComponentRef(name=name, package="hashzoo") for name in ("linear", "tanh"))
+    model = HashModel(maps, linear, tanh, bits=12, preprocess=PreprocessConfig(size=(64, 64))).eval()
+    made = backbone_features(model, tiny_pool, np.arange(3))
+    assert made.shape == (3, 512, 2, 2)
+    torch.testing.assert_close(made, direct(model, tiny_pool, range(3)), rtol=1e-4, atol=1e-4)
 
 
 def test_they_are_computed_once(own_cache, make_model, tiny_pool, monkeypatch):

@@ -427,6 +427,16 @@ def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
     assert log(run("changed", changed))[0]["class"] != rows[0]["class"]
     with pytest.raises(ConfigError, match=r"augment\.versions is for a frozen backbone"):
         make(augment={"versions": 2})
+    with pytest.raises(ConfigError, match=r"augment\.crops is for a backbone that is trained"):
+        make(augment={"crops": [[0, 24]]}, **FROZEN)
+
+
+def test_versions_of_a_frozen_backbones_images_are_changed(tiny_pool, monkeypatch):
+    monkeypatch.setitem(protocols._protocols(), "tiny", Protocol(**TINY))
+    recipe = make(augment={"plain_epochs": 2, "versions": 1}, epochs=2, **FROZEN)  # each epoch is a plain one
+    model, _ = loop.build(recipe, tiny_pool)
+    plain, changed = loop.load(model, recipe, tiny_pool, make_lists(Protocol(**TINY), tiny_pool).train)
+    assert not torch.equal(plain, changed)
 
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 1.0], ids=["frozen", "whole"])
