@@ -5,6 +5,7 @@ Packed codes are uint8 of shape (N, ceil(K/8)), most significant bit first, as `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ class Codes:
         packed: uint8 (N, ceil(K/8)), most significant bit first; the pad bits of the last byte must be 0.
         bits: K, from 4 to 1024.
         model: name of the model that made them, or None; an index refuses codes of another model.
+        weights: which weights of that name, the first 16 digits of their file's sha256, or None; an index refuses others.
 
     Raises:
         CodesError: the array's dtype, shape or pad bits do not fit `bits`.
@@ -71,6 +73,7 @@ class Codes:
     packed: NDArray[np.uint8]
     bits: int
     model: str | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))  # a plain int, which JSON can hold
@@ -88,14 +91,14 @@ class Codes:
             )
 
     @classmethod
-    def from_bits(cls, bits: NDArray[Any], model: str | None = None) -> Codes:
+    def from_bits(cls, bits: NDArray[Any], model: str | None = None, weights: str | None = None) -> Codes:
         """Make codes from bool (N, K)."""
         array = np.asarray(bits)
         if array.ndim != 2:
             raise CodesError(f"Bits are an array of shape (N, K), not {array.shape}.")
         if array.dtype != bool and not np.isin(array, (0, 1)).all():
             raise CodesError("Bits are 0 or 1 (bit = 1 where u >= 0); codes in {-1, +1} become bits by `codes > 0`.")
-        return cls(pack(array), array.shape[1], model)
+        return cls(pack(array), array.shape[1], model, weights)
 
     def to_bits(self) -> NDArray[np.bool_]:
         """Return bool (N, K)."""
@@ -106,7 +109,7 @@ class Codes:
 
     def __getitem__(self, key: Any) -> Codes:
         rows = self.packed[key]
-        return Codes(np.atleast_2d(rows), self.bits, self.model)
+        return dataclasses.replace(self, packed=np.atleast_2d(rows))
 
     def __iter__(self) -> Iterator[Codes]:
         return (self[row] for row in range(len(self)))
@@ -128,6 +131,8 @@ class Codes:
             raise CodesError("There are no codes to join; give at least one Codes.")
         first = parts[0]
         for part in parts:
-            if (part.bits, part.model) != (first.bits, first.model):
-                raise CodesError(f"{part!r} cannot be joined to {first!r}: length and model must be the same.")
-        return Codes(np.concatenate([part.packed for part in parts]), first.bits, first.model)
+            if (part.bits, part.model, part.weights) != (first.bits, first.model, first.weights):
+                raise CodesError(
+                    f"{part!r} cannot be joined to {first!r}: length, model and weights must be the same."
+                )
+        return dataclasses.replace(first, packed=np.concatenate([part.packed for part in parts]))

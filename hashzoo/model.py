@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -163,8 +164,12 @@ class HashModel(nn.Module):
             ImageError: an image cannot be read (`on_error="raise"`); the message names it.
         """
         batches = self.encode_batches(images, batch_size=batch_size, precision=precision, on_error=on_error)
-        parts = [Codes.from_bits(u.numpy() >= 0, self.name) for _, u in batches]
-        return Codes.concatenate(parts or [Codes(np.empty((0, -(-self.bits // 8)), np.uint8), self.bits, self.name)])
+        rows = [u.numpy() >= 0 for _, u in batches]
+        return self.codes(np.concatenate(rows) if rows else np.empty((0, self.bits), dtype=bool))
+
+    def codes(self, bits: NDArray[np.bool_]) -> Codes:
+        """Make codes of this model from bool (N, K), bit k being 1 where u_k >= 0; they know its weights if it was loaded."""
+        return Codes.from_bits(bits, self.name, self.config.weights_sha256[:16] if self.config else None)
 
     def encode_batches(
         self,

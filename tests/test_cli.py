@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
+from hashzoo.files import sha256
 from hashzoo.zoo import list_models
+from hashzoo.zoo.index import shipped_folder
 
 SHIPPED = [info.name for info in list_models()]
 MODEL = "dsbh-cnn3-cifar10-48bit"
@@ -324,6 +328,26 @@ def test_an_index_of_another_model_is_refused(folder: Path, tmp_path: Path) -> N
     Index(Codes.from_bits(np.eye(3, 48, dtype=bool), model="another")).save(tmp_path / "index")
     refused(run("search", tmp_path / "index", folder / "0.png", "--model", MODEL), "another", MODEL)
     refused(run("index", folder, "--out", tmp_path / "index", "--model", MODEL), "another", MODEL)
+
+
+def test_an_index_of_other_weights_of_the_same_name_is_refused(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / MODEL  # as a training with another seed leaves it
+    shutil.copytree(shipped_folder() / MODEL, own)
+    tensors = load_file(own / "model.safetensors")
+    save_file(
+        {key: -value if key == "head.linear.weight" else value for key, value in tensors.items()},
+        own / "model.safetensors",
+    )
+    config = json.loads((own / "config.json").read_text())
+    config["weights_sha256"] = sha256(own / "model.safetensors")
+    (own / "config.json").write_text(json.dumps(config))
+
+    index = tmp_path / "index"
+    run("index", folder, "--out", index, "--model", f"local-dir:{own}")
+    refused(run("search", index, folder / "0.png"), "other weights of", MODEL, "--model local-dir:FOLDER")
+    refused(run("index", folder, "--out", index, "--model", MODEL), f"{MODEL!r} (weights", "a folder of their own")
+    hits = json.loads(run("search", index, folder / "0.png", "--model", f"local-dir:{own}", "--json").stdout)[0]["hits"]
+    assert hits[0]["distance"] == 0
 
 
 def test_a_damaged_part_is_refused_by_name(folder: Path, tmp_path: Path) -> None:

@@ -137,5 +137,5 @@ def test_concatenate():
     with pytest.raises(CodesError, match="There are no codes to join"):
         Codes.concatenate([])
     for other in (random_codes(3, model="other"), random_codes(3, bits=13), random_codes(3, model=None)):
-        with pytest.raises(CodesError, match=r"cannot be joined to .*length and model must be the same"):
+        with pytest.raises(CodesError, match=r"cannot be joined to .*length, model and weights must be the same"):
             Codes.concatenate([one, other])

@@ -147,17 +147,19 @@ def make_index(
     model: "HashModel", images: Images, out: Path, on_error: Literal["raise", "skip"] = "skip"
 ) -> dict[str, Any]:
     """Bring the index at `out` up to date with `images`, a part at a time; what is done is said on stderr and returned."""
+    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
     from hashzoo.search import store
 
     files, preprocess = images.files, model.preprocess.hash
+    maker = store.Maker.of(model.codes(np.empty((0, model.bits), dtype=bool)), preprocess)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
     count = {"added": 0, "changed": 0}
     with store.writing(out):
-        known = _compare(store.sources(out, store.Maker(model.name, model.bits, preprocess)), images)
+        known = _compare(store.sources(out, maker), images)
         todo = [path for path in files if path not in known.done]
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("encoding", total=len(todo))
@@ -227,8 +229,6 @@ def _encode_parts(
 
     import numpy as np
 
-    from hashzoo.codes import Codes
-
     left, read, bits, since = iter(paths), [], [], time.monotonic()
     while chunk := list(itertools.islice(left, PART)):
         with warnings.catch_warnings(record=True) as caught:
@@ -239,10 +239,10 @@ def _encode_parts(
         skipped += [str(warning.message) for warning in caught if str(warning.message).startswith("Skipped")]
         advance(len(chunk))
         if read and time.monotonic() - since >= SECONDS:
-            yield read, Codes.from_bits(np.concatenate(bits), model.name)
+            yield read, model.codes(np.concatenate(bits))
             read, bits, since = [], [], time.monotonic()
     if read:
-        yield read, Codes.from_bits(np.concatenate(bits), model.name)
+        yield read, model.codes(np.concatenate(bits))
 
 
 def search(
@@ -273,6 +273,11 @@ def search(
     if opened.preprocess and opened.preprocess != loaded.preprocess.hash:
         raise HashzooError(f"{index} was made with another preprocessing of {name}; index the images again.")
     query = loaded.encode([str(path) for path in images])
+    if opened.weights and opened.weights != query.weights:
+        raise HashzooError(
+            f"{index} was made with other weights of {name} ({opened.weights}, not {query.weights}); name them with --model "
+            "local-dir:FOLDER or hf-hub:org/name@revision, or index the images again."
+        )
     hits = opened.search(query, k or 10) if max_distance is None else opened.search(query, k, max_distance=max_distance)
     found: list[dict[str, Any]] = []
     for row, path in enumerate(images):

@@ -110,7 +110,7 @@ class Index:
             import pyarrow as pa
 
             where = pa.chunked_array([pa.array(where, pa.string())])
-        self._fill(store.Maker(codes.model, codes.bits, preprocess), rows, where, [codes.packed], device)
+        self._fill(store.Maker.of(codes, preprocess), rows, where, [codes.packed], device)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Index:
@@ -133,7 +133,7 @@ class Index:
         device: str,
     ) -> None:
         """Take in packed codes, batches of uint8 (n, ceil(K/8)) in the order of `ids`, and put them in order of id."""
-        self.model, self.bits, self.preprocess = maker
+        self.model, self.bits, self.preprocess, self.weights = maker
         self.device, self.ids, self._paths = device, ids, paths
         size, width = len(ids), -(-maker.bits // 8)
         in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
@@ -247,6 +247,11 @@ class Index:
                 f"A query is hashzoo.Codes, not {type(query).__name__}; make it with model.encode or hashzoo.Codes."
             )
         same_model = query.model == self.model or None in (query.model, self.model)  # None: not known
+        if same_model and query.bits == self.bits and self.weights != query.weights and self.weights and query.weights:
+            raise CodesError(
+                f"The query is of other weights of model {self.model!r} ({query.weights}) than the index ({self.weights}); "
+                "encode it with those."
+            )
         if not same_model or query.bits != self.bits:
             way_out = f"hashzoo.load({self.model!r})" if self.model else "the model that made the index"
             raise CodesError(
@@ -296,7 +301,7 @@ class Index:
             raise CodesError(f"The index has no item with id {missing[0]}; nothing was removed.")
         keep = np.flatnonzero(~self._has(wanted))
         codes, paths = self.codes, None if self._paths is None else self._paths.take(keep)
-        maker = store.Maker(self.model, self.bits, self.preprocess)
+        maker = store.Maker.of(codes, self.preprocess)
         self._fill(maker, self.ids[keep], paths, [codes.packed[keep]], self.device)
 
     def to_faiss(self) -> faiss.IndexBinary:
@@ -362,7 +367,7 @@ class Index:
     @property
     def codes(self) -> Codes:
         """The N codes in the order of `ids`, copied from the device."""
-        return Codes(self._kernels.packed(self._codes, -(-self.bits // 8)), self.bits, self.model)
+        return Codes(self._kernels.packed(self._codes, -(-self.bits // 8)), self.bits, self.model, self.weights)
 
     @property
     def paths(self) -> NDArray[np.object_] | None:

@@ -2,7 +2,8 @@
 
 A part `part-00000.parquet` has the columns id (int64), path (string), code (fixed-size binary of ceil(K/8) bytes), size
 and mtime_ns (int64, of the file at path when it was encoded); all but id and code may be null. Its schema metadata has
-under the key `hashzoo` one JSON object: format, model, bits, preprocess. Format 1 had no size and mtime_ns.
+under the key `hashzoo` one JSON object: format, model, bits, preprocess, weights. Format 2 had no weights, format 1 neither those
+nor size and mtime_ns.
 
 A part appears, and is replaced, whole or not at all. Any number of processes may read a folder; those that write to it
 take turns by an advisory lock on the file `.lock` in it, which the system lets go when its holder ends, killed or not.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-FORMAT = 2
+FORMAT = 3
 ROWS = 1 << 16  # codes that are read at a time
 PATIENCE = 2.0  # seconds that a writer waits for another before it says so
 
@@ -40,15 +41,26 @@ logger = logging.getLogger(__name__)
 
 
 class Maker(NamedTuple):
-    """What made the codes; the same in every part of an index."""
+    """What made the codes; the same in every part of an index, but that weights, as `Codes` has them, may not be known."""
 
     model: str | None
     bits: int
     preprocess: str
+    weights: str | None
+
+    @classmethod
+    def of(cls, codes: Codes, preprocess: str) -> Maker:
+        """Say what made `codes`."""
+        return cls(codes.model, codes.bits, preprocess, codes.weights)
+
+    def fits(self, other: Maker) -> bool:
+        """Say whether codes of both may be in one index."""
+        return self[:3] == other[:3] and (self.weights == other.weights or None in (self.weights, other.weights))
 
     def __str__(self) -> str:
+        weights = f" (weights {self.weights})" if self.weights else ""
         preprocess = f" and preprocessing {self.preprocess}" if self.preprocess else ""
-        return f"{self.bits}-bit codes of model {self.model!r}{preprocess}"
+        return f"{self.bits}-bit codes of model {self.model!r}{weights}{preprocess}"
 
 
 class Items(NamedTuple):
@@ -192,7 +204,7 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
 
     Raises:
         CodesError: there are no parts, one of them cannot be read or is of a newer format, or they do not belong
-            together (another model, length or preprocessing; the same id twice).
+            together (another model, length, preprocessing or other weights; the same id twice).
     """
     found = _some_parts(folder)
     seen = [(path, _version(path)) for path in found]  # before the ids are read: no later change goes unseen
@@ -220,7 +232,7 @@ def read(folder: str | os.PathLike[str]) -> Items:
         packed[row : row + len(batch)] = batch
         row += len(batch)
     paths = None if found.paths is None else found.paths.to_numpy()
-    return Items(Codes(packed, maker.bits, maker.model), found.ids, paths, maker.preprocess)
+    return Items(Codes(packed, maker.bits, maker.model, maker.weights), found.ids, paths, maker.preprocess)
 
 
 def sources(folder: str | os.PathLike[str], maker: Maker) -> pa.Table:
@@ -276,7 +288,7 @@ def append(
     """
     import pyarrow as pa
 
-    folder, maker, count = Path(folder), Maker(codes.model, codes.bits, preprocess), len(codes)
+    folder, maker, count = Path(folder), Maker.of(codes, preprocess), len(codes)
     where = check_paths(paths, count)
     states = [_whole_numbers(sizes, count), _whole_numbers(mtimes_ns, count)]
     fresh = None if ids is None else check_ids(ids, count)
@@ -427,11 +439,12 @@ def _load(found: list[Path], columns: list[str]) -> tuple[Maker, pa.Table]:
         with _opened(path) as (file, maker):
             makers.append(maker)
             tables.append(file.read(columns))
-        if maker != makers[0]:
+        whole = next((known for known in makers if known.weights), makers[0])
+        if not maker.fits(whole):
             raise CodesError(
-                f"{path} holds {maker}, but {found[0].name} holds {makers[0]}; keep each in a folder of its own."
+                f"{path} holds {maker}, but {found[makers.index(whole)].name} holds {whole}; keep each in a folder of its own."
             )
-    return makers[0], pa.concat_tables([_empty(makers[0], columns), *tables], promote_options="default")
+    return whole, pa.concat_tables([_empty(whole, columns), *tables], promote_options="default")
 
 
 def _ids(table: pa.Table) -> NDArray[np.int64]:
@@ -445,7 +458,7 @@ def _load_to_extend(folder: Path, maker: Maker, columns: list[str]) -> pa.Table:
     if not found:
         return _empty(maker, columns)
     theirs, table = _load(found, columns)
-    if theirs != maker:
+    if not theirs.fits(maker):
         raise CodesError(f"{folder} holds {theirs}, but these are {maker}; write them to a folder of their own.")
     return table
 
@@ -462,7 +475,9 @@ def _maker(path: Path, schema: pa.Schema) -> Maker:
     try:
         facts = json.loads((schema.metadata or {})[b"hashzoo"])
         if facts["format"] <= FORMAT:
-            maker = Maker(facts["model"], check_bits(facts["bits"]), facts["preprocess"])
+            maker = Maker(facts["model"], check_bits(facts["bits"]), facts["preprocess"], facts.get("weights"))
+            if not isinstance(maker.weights, str | None):
+                raise ValueError("other weights")
             columns = list(_schema(maker))
             if list(schema) != (columns[:3] if facts["format"] == 1 else columns):
                 raise ValueError("other columns")

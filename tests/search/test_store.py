@@ -20,8 +20,8 @@ from hashzoo.errors import CodesError
 from hashzoo.search import Index, store
 
 
-def make(rows, bits=12, model="demo", seed=0):
-    return Codes.from_bits(np.random.default_rng(seed).random((rows, bits)) < 0.5, model)
+def make(rows, bits=12, model="demo", seed=0, weights=None):
+    return Codes.from_bits(np.random.default_rng(seed).random((rows, bits)) < 0.5, model, weights)
 
 
 def rewrite(path, **facts):
@@ -68,7 +68,7 @@ def test_parts_add_up(tmp_path, bits):
 
 
 def test_what_a_part_says(tmp_path):
-    path = store.append(tmp_path, make(3, 12), paths=["a", None, "ü"], preprocess="abc")
+    path = store.append(tmp_path, make(3, 12, weights="12ab"), paths=["a", None, "ü"], preprocess="abc")
     schema = pq.read_schema(path)
     assert [(field.name, str(field.type)) for field in schema] == [
         ("id", "int64"),
@@ -77,7 +77,7 @@ def test_what_a_part_says(tmp_path):
         ("size", "int64"),
         ("mtime_ns", "int64"),
     ]
-    expected = {"format": 2, "model": "demo", "bits": 12, "preprocess": "abc"}
+    expected = {"format": 3, "model": "demo", "bits": 12, "preprocess": "abc", "weights": "12ab"}
     assert json.loads(schema.metadata[b"hashzoo"]) == expected
     assert set(schema.metadata) == {b"hashzoo"}
 
@@ -191,14 +191,23 @@ def test_open_refuses_the_same_id_twice(tmp_path):
 
 
 def test_open_refuses_a_newer_format(tmp_path):
-    rewrite(store.append(tmp_path, make(3)), format=3)
-    with pytest.raises(CodesError, match=r"part-00000.parquet is of index format 3, but .* up to 2; upgrade"):
+    rewrite(store.append(tmp_path, make(3)), format=4)
+    with pytest.raises(CodesError, match=r"part-00000.parquet is of index format 4, but .* up to 3; upgrade"):
         Index.open(tmp_path)
 
 
 @pytest.mark.parametrize(
     "facts",
-    [{"bits": "12"}, {"bits": 48}, {"bits": None}, {"bits": 10**6}, {"format": 1}, {"format": None}, {"format": "1"}],
+    [
+        {"bits": "12"},
+        {"bits": 48},
+        {"bits": None},
+        {"bits": 10**6},
+        {"format": 1},
+        {"format": None},
+        {"format": "1"},
+        {"weights": 1},
+    ],
 )
 def test_open_refuses_metadata_that_does_not_fit(tmp_path, facts):
     rewrite(store.append(tmp_path, make(3)), **facts)
@@ -234,7 +243,7 @@ def test_a_flipped_bit_is_never_served(tmp_path):
         broken[position] ^= 16
         path.write_bytes(broken)
         try:
-            came_from = store.sources(tmp_path, store.Maker("demo", 48, ""))
+            came_from = store.sources(tmp_path, store.Maker("demo", 48, "", None))
             index = Index.open(tmp_path)
         except CodesError as error:
             refused.append(str(error))
@@ -312,7 +321,7 @@ def test_contents_gives_the_codes_in_the_order_of_the_ids(tmp_path, monkeypatch)
     store.append(tmp_path, make(0, 12), preprocess="abc")
     store.append(tmp_path, second, paths=list("abcde"), preprocess="abc")
     found = store.contents(tmp_path)
-    assert found.maker == ("demo", 12, "abc")
+    assert found.maker == ("demo", 12, "abc", None)
     assert found.ids.tolist() == list(range(100, 125))
     assert isinstance(found.paths, pa.ChunkedArray)
     assert found.paths.to_pylist() == [None] * 20 + list("abcde")
@@ -346,7 +355,7 @@ def test_a_part_that_changes_between_ids_and_codes_is_noticed(tmp_path, change):
 
 
 def test_size_and_mtime_are_kept(tmp_path):
-    maker = store.Maker("demo", 12, "")
+    maker = store.Maker("demo", 12, "", None)
     assert store.sources(tmp_path, maker).num_rows == 0
     store.append(tmp_path, make(2), paths=["a", "b"], sizes=[1, 2], mtimes_ns=[2**62, -5])
     store.append(tmp_path, make(1))
@@ -361,10 +370,35 @@ def test_parts_of_format_1_are_read_and_extended(tmp_path):
     assert Index.open(tmp_path).paths.tolist() == list("abc")
     store.append(tmp_path, make(1, seed=1), paths=["d"], sizes=[4], mtimes_ns=[4])
     assert Index.open(tmp_path).codes == Codes.concatenate([make(3), make(1, seed=1)])
-    assert store.sources(tmp_path, store.Maker("demo", 12, ""))["size"].to_pylist() == [None, None, None, 4]
+    assert store.sources(tmp_path, store.Maker("demo", 12, "", None))["size"].to_pylist() == [None, None, None, 4]
     assert store.remove(tmp_path, [1]) == 1
-    assert json.loads(pq.read_schema(store.parts(tmp_path)[0]).metadata[b"hashzoo"])["format"] == 2
+    assert json.loads(pq.read_schema(store.parts(tmp_path)[0]).metadata[b"hashzoo"])["format"] == 3
     assert Index.open(tmp_path).paths.tolist() == ["a", "c", "d"]
+
+
+def test_weights_of_the_same_name(tmp_path):
+    facts = {"format": 2, "model": "demo", "bits": 12, "preprocess": ""}
+    old = pq.read_table(path := store.append(tmp_path, make(3)))
+    pq.write_table(old.replace_schema_metadata({"hashzoo": json.dumps(facts)}), path)  # whose weights are not known
+    store.append(tmp_path, make(2, weights="a"))
+    index = Index.open(tmp_path)
+    assert (len(index), index.weights, index.codes.weights, index.codes[0].weights) == (5, "a", "a", "a")
+    with pytest.raises(CodesError, match=r"'demo' \(weights a\), but these are .* 'demo' \(weights b\); write them to"):
+        store.append(tmp_path, make(2, weights="b"))
+    with pytest.raises(CodesError, match=r"query is of other weights of model 'demo' \(b\) than the index \(a\)"):
+        index.search(make(1, weights="b"), k=1)
+    assert index.search(make(1, weights="a"), k=1).ids.shape == index.search(make(1), k=1).ids.shape == (1, 1)
+    index.remove([0])
+    index.save(tmp_path / "saved")
+    assert Index.open(tmp_path / "saved").weights == "a"
+
+    store.append(tmp_path / "b", make(1, weights="b"), ids=[9]).rename(tmp_path / "part-00002.parquet")
+    with pytest.raises(
+        CodesError, match=r"part-00002.parquet holds .* \(weights b\), but part-00001.parquet holds .* a\)"
+    ):
+        Index.open(tmp_path)
+    with pytest.raises(CodesError, match="length, model and weights must be the same"):
+        Codes.concatenate([make(1, weights="a"), make(1, weights="b")])
 
 
 def test_remove_rewrites_only_the_parts_that_hold_the_items(tmp_path):
@@ -379,7 +413,7 @@ def test_remove_rewrites_only_the_parts_that_hold_the_items(tmp_path):
     index = Index.open(tmp_path)
     assert index.ids.tolist() == [0, 1, 2, 3, 5]
     assert index.codes == codes[[0, 1, 2, 3, 5]]
-    assert store.sources(tmp_path, store.Maker("demo", 12, ""))["size"].to_pylist() == [0, 1, 2, 3, 5]
+    assert store.sources(tmp_path, store.Maker("demo", 12, "", None))["size"].to_pylist() == [0, 1, 2, 3, 5]
     assert store.append(tmp_path, make(1)).name == "part-00003.parquet"
     assert store.remove(tmp_path, []) == 0
     assert len(pd.read_parquet(tmp_path)) == 6
