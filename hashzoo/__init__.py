@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from hashzoo.codes import Codes as Codes
     from hashzoo.errors import CodesError as CodesError
     from hashzoo.errors import ConfigError as ConfigError
+    from hashzoo.errors import DataError as DataError
     from hashzoo.errors import HashzooError as HashzooError
+    from hashzoo.errors import HubError as HubError
+    from hashzoo.errors import ImageError as ImageError
+    from hashzoo.errors import PluginError as PluginError
+    from hashzoo.errors import UnknownNameError as UnknownNameError
+    from hashzoo.errors import WeightsError as WeightsError
     from hashzoo.hookspecs import Backbone as Backbone
     from hashzoo.hookspecs import HashOutput as HashOutput
     from hashzoo.hookspecs import Head as Head
@@ -26,14 +32,18 @@ if TYPE_CHECKING:
     from hashzoo.model import HashModel as HashModel
     from hashzoo.search import Hits as Hits
     from hashzoo.search import Index as Index
+    from hashzoo.search import RangeHits as RangeHits
     from hashzoo.zoo import list_models as list_models
     from hashzoo.zoo import load as load
+
+    __version__: str
 
 # Public name -> the module that holds it; imported on first use, so that `import hashzoo` loads no torch.
 _PUBLIC = {
     "Codes": "hashzoo.codes",
     "Index": "hashzoo.search",
     "Hits": "hashzoo.search",
+    "RangeHits": "hashzoo.search",
     "HashModel": "hashzoo.model",
     "load": "hashzoo.zoo",
     "list_models": "hashzoo.zoo",
@@ -47,6 +57,12 @@ _PUBLIC = {
     "HashzooError": "hashzoo.errors",
     "ConfigError": "hashzoo.errors",
     "CodesError": "hashzoo.errors",
+    "DataError": "hashzoo.errors",
+    "HubError": "hashzoo.errors",
+    "ImageError": "hashzoo.errors",
+    "PluginError": "hashzoo.errors",
+    "UnknownNameError": "hashzoo.errors",
+    "WeightsError": "hashzoo.errors",
     "pairwise_likelihood": "hashzoo.builtin.losses",
     "classification": "hashzoo.builtin.losses",
     "sign": "hashzoo.builtin.quantizers",
@@ -55,6 +71,10 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hashzoo")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'hashzoo' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

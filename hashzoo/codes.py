@@ -132,7 +132,5 @@ class Codes:
         first = parts[0]
         for part in parts:
             if (part.bits, part.model, part.weights) != (first.bits, first.model, first.weights):
-                raise CodesError(
-                    f"{part!r} cannot be joined to {first!r}: length, model and weights must be the same."
-                )
+                raise CodesError(f"{part!r} cannot be joined to {first!r}: length, model and weights must be the same.")
         return dataclasses.replace(first, packed=np.concatenate([part.packed for part in parts]))

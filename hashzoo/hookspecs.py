@@ -103,7 +103,7 @@ class Backbone(Protocol):
     Attributes:
         num_features: number of channels D.
         feature_shape: (D,) for vectors, (D, H, W) for maps; H and W hold at the backbone's usual input size.
-        preprocess: keyword arguments of `PreprocessConfig` this backbone wants where a recipe says nothing.
+        preprocess: keyword arguments of `PreprocessConfig`, of the input it was made for: what a recipe for it should say.
         base_model (str): optional; Hub id of the published weights that `pretrained` fetched, for the card.
         weights_file (str): optional; name of the local file that it read instead.
     """

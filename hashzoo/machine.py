@@ -2,24 +2,58 @@
 
 import importlib.metadata
 import platform
+import re
 import subprocess
 from pathlib import Path
 
-from hashzoo.errors import CodesError
+from hashzoo.errors import CodesError, HashzooError
 
 
 def commit() -> str:
     """The commit of the checkout hashzoo runs from, with "+changes" if files differ from it; "unknown" elsewhere."""
     root = Path(__file__).parent.parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
+        found = subprocess.run(  # an environment may lie in the checkout of another project
+            ["git", "rev-parse", "--show-toplevel", "HEAD"],  # noqa: S607
+            cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        top, head = found.stdout.splitlines()
+        if Path(top).resolve() != root.resolve():
+            return "unknown"
         dirty = subprocess.run(  # untracked files change no number
             ["git", "status", "--porcelain", "--untracked-files=no", "hashzoo", "plugins"],  # noqa: S607
             cwd=root, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    return head + ("+changes" if dirty.stdout.strip() else "")
+
+
+def choose_device(device: str | None) -> str:
+    """Return `device` if torch can use it; if it is None, "cuda" where there is one, else "cpu".
+
+    Raises:
+        HashzooError: it is neither "cpu" nor "cuda" nor "cuda:N", or not there.
+
+    >>> choose_device("tpu")
+    Traceback (most recent call last):
+    hashzoo.errors.HashzooError: Device 'tpu' cannot be used (it is neither 'cpu' nor 'cuda'); use device='cpu'.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    reason = None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        reason = "it is neither 'cpu' nor 'cuda'"
+    elif device != "cpu":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+    if reason:
+        raise HashzooError(f"Device {device!r} cannot be used ({reason}); use device='cpu'.")
+    return device
 
 
 def device_name(device: str) -> str:

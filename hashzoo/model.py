@@ -100,7 +100,7 @@ class HashModel(nn.Module):
         self.folder: Path | None = None
 
     def forward(self, images: Tensor) -> HashOutput:
-        """Map normalised images, float (N, 3, H, W), to u, codes and logits; u is float32 also under autocast."""
+        """Map normalised images, float (N, 3, H, W), to u, codes and logits; u and logits are float32 also under autocast."""
         return self.from_features(self.backbone(images))
 
     def from_features(self, features: Tensor) -> HashOutput:
@@ -108,7 +108,7 @@ class HashModel(nn.Module):
         made = self.head(features)
         u, logits = made if isinstance(made, tuple) else (made, None)
         u = u.float()
-        return HashOutput(u=u, codes=self.quantizer(u), logits=logits)
+        return HashOutput(u=u, codes=self.quantizer(u), logits=None if logits is None else logits.float())
 
     @property
     def device(self) -> torch.device:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import hashzoo
 from hashzoo.files import sha256
 from hashzoo.zoo import list_models
 from hashzoo.zoo.index import shipped_folder
@@ -358,6 +360,84 @@ def test_a_damaged_part_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     (part,) = index.glob("*.parquet")
     part.write_bytes(part.read_bytes()[:-9])
     refused(run("search", index, folder / "0.png"), "part-00000.parquet cannot be read", "restore it")
+
+
+def test_a_device_that_is_not_there() -> None:
+    for command in (
+        ["train", "dsbh", "--out", "never", "--device", "gpu"],
+        ["eval", MODEL, "--device", "gpu"],
+        ["encode", MODEL, "x.png", "--device", "gpu"],
+    ):
+        refused(run(*command), "Device 'gpu' cannot be used (it is neither 'cpu' nor 'cuda'); use device='cpu'.")
+    if not torch.cuda.is_available():
+        refused(
+            run("train", "dsbh", "--out", "never", "--device", "cuda"),
+            "Device 'cuda' cannot be used",
+            "use device='cpu'",
+        )
+    assert not Path("never").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('backbone = "timm/resnet50"', ["recipe of dsbh", "backbone"]),
+        ("bits = 32", ["bits", "--bits"]),
+        ('protocol = "split"', ["protocol", "--protocol"]),
+        ("optimization.epoch = 3", ["recipe of dsbh", "epoch"]),
+    ],
+)
+def test_a_change_that_makes_no_recipe(tmp_path: Path, change: str, words: list[str]) -> None:
+    refused(run("train", "dsbh", "--out", tmp_path / "run", "--set", change), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written(folder: Path) -> None:
+    refused(run("index", folder, "--out", "/proc/nowhere", "--model", MODEL), "/proc/nowhere")
+
+
+def test_a_foreign_folder_beside_models(tmp_path: Path) -> None:
+    for name, config in (("transformer", '{"model_type": "bert"}'), (".half.partial", "{"), ("half", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+    shutil.copytree(shipped_folder() / MODEL, tmp_path / "mine")
+    done = run("list", MODEL, "--json", HASHZOO_PATH=str(tmp_path))
+    assert json.loads(done.stdout)[0]["folder"] == str(tmp_path / "mine")
+    assert done.stderr.count("It is passed over.") == 2 and ".half.partial" not in done.stderr
+    refused_lines = run("info", "half", HASHZOO_PATH=str(tmp_path))
+    assert refused_lines.returncode == 2 and "No model is named 'half'" in refused_lines.stderr
+
+
+def test_long_lines_of_a_table_are_whole_in_a_pipe(folder: Path) -> None:
+    name = "dahp-resnet18-cifar10-48bit"
+    place = str(folder / ("x" * 120) / ("y" * 120) / "z.png")
+    Path(place).parent.mkdir(parents=True)
+    shutil.copy(folder / "0.png", place)
+    assert place in run("encode", MODEL, place).stdout
+    assert name in run("list").stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"hashzoo {hashzoo.__version__}\n"
+
+
+def test_a_listing_says_what_map_is_of() -> None:
+    lines = run("list", "*-tinyimagenet-*").stdout
+    assert "@1000" in lines and "@all" in run("list", MODEL).stdout
+
+
+def test_update_leaves_the_hubs_cache_alone() -> None:
+    refused(run("eval", "hf-hub:org/name", "--update"), "hf-hub:org/name is in the Hub's cache", "local-dir:PATH")
+
+
+def test_eval_from_codes_finds_other_results(tmp_path: Path) -> None:
+    own = tmp_path / MODEL
+    shutil.copytree(shipped_folder() / MODEL, own)
+    results = json.loads((own / "results.json").read_text())
+    results["rows"][0]["map"] += 0.001
+    results["rows"][0]["precision_at"]["10"] -= 0.001
+    (own / "results.json").write_text(json.dumps(results))
+    refused(run("eval", f"local-dir:{own}", "--from-codes"), "says otherwise of map, precision_at")
 
 
 def test_eval_from_codes_gives_the_cards_figure() -> None:

@@ -21,8 +21,19 @@ for module in (models, search, train, evaluate, publish, plugins, bench, demo):
     module.add_to(app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import hashzoo
+
+        typer.echo(f"hashzoo {hashzoo.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
@@ -39,4 +50,10 @@ def main() -> None:
         if os.environ.get("HASHZOO_DEBUG"):
             raise
         typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if os.environ.get("HASHZOO_DEBUG"):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        typer.secho(f"Error: {error.strerror or error}{where}.", fg="red", err=True)
         sys.exit(2)

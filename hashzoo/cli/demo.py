@@ -32,7 +32,8 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page (and the index of your folder).")] = Path("demo"),
     model: Annotated[
-        str | None, typer.Option(help="A model's name, or local-dir:PATH; default one that suits the pictures.")
+        str | None,
+        typer.Option(help="A model's name, local-dir:PATH or hf-hub:org/name; default one that suits the pictures."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
 ) -> None:
@@ -93,7 +94,8 @@ def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, li
     """Index a folder and show each picture's nearest others."""
     from hashzoo import Index
 
-    place = out / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"  # one a folder
+    key = f"{model.name} {folder.resolve()}"  # an index for each
+    place = out / f"index-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     make_index(model, scan(folder), place)
     index = Index.open(place)
     hits = index.search(index.codes, k=k + 1)  # a picture finds itself as well

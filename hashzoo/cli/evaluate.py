@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from hashzoo.cli.output import Json, print_json, print_table
-from hashzoo.errors import ConfigError
+from hashzoo.errors import ConfigError, HashzooError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,9 +14,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    name: Annotated[str, typer.Argument(help="A model's name, or local-dir:PATH.")],
+    name: Annotated[str, typer.Argument(help="A model's name, local-dir:PATH or hf-hub:org/name.")],
     protocol: Annotated[str | None, typer.Option(help="Default the one it was trained under.")] = None,
-    from_codes: Annotated[bool, typer.Option("--from-codes", help="From its codes.parquet alone, in seconds.")] = False,
+    from_codes: Annotated[
+        bool,
+        typer.Option("--from-codes", help="From its codes.parquet alone, in seconds, and held against results.json."),
+    ] = False,
     update: Annotated[
         bool, typer.Option("--update", help="Write results, codes, plot and card into its folder.")
     ] = False,
@@ -36,6 +39,10 @@ def evaluate(
     """
     from hashzoo.zoo import resolve
 
+    if update and name.startswith("hf-hub:"):
+        raise ConfigError(
+            f"--update writes into the model's folder, and {name} is in the Hub's cache; copy it and name it by local-dir:PATH."
+        )
     folder = resolve(name)
     if from_codes and (update or protocol or float_cosine or repeat_of):
         raise ConfigError("--from-codes measures the codes as published; the other options need the data.")
@@ -43,7 +50,7 @@ def evaluate(
         raise ConfigError(
             "--repeat-of writes the row under the protocol of training into another model's results only."
         )
-    from hashzoo.evaluation import check_repeat, publish_repeat, publish_results, row_from_codes
+    from hashzoo.evaluation import check_repeat, publish_repeat, publish_results, row_from_codes, stated_otherwise
     from hashzoo.evaluation import evaluate as run
 
     model = resolve(repeat_of) if repeat_of else None
@@ -53,11 +60,11 @@ def evaluate(
     if from_codes:
         figures: dict[str, Any] = row_from_codes(folder)
         figures["health"] = figures["health"].model_dump()
+        otherwise = stated_otherwise(folder, figures)
     else:
-        import torch
+        from hashzoo.machine import choose_device
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        row, published = run(folder, protocol, device=device, float_cosine=float_cosine)
+        row, published = run(folder, protocol, device=choose_device(device), float_cosine=float_cosine)
         if update:
             publish_results(folder, row, published)
         if model:
@@ -65,7 +72,15 @@ def evaluate(
         figures = row.model_dump(mode="json")
     if as_json:
         print_json(figures)
-        return
+    else:
+        _print(figures)
+    if from_codes and otherwise:
+        raise HashzooError(
+            f"results.json of {name} says otherwise of {', '.join(otherwise)}; `hashzoo eval` measures anew."
+        )
+
+
+def _print(figures: dict[str, Any]) -> None:
     skip = ("pr_precision", "pr_recall", "precision_at", "health", "list_sha256")
     lines = [[key, value] for key, value in figures.items() if key not in skip]
     lines += [[f"P@{n}", value] for n, value in figures["precision_at"].items()]

@@ -52,8 +52,12 @@ def list_models(
         return
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "MB"],
-        [[m.name, m.bits, m.dataset, m.protocol, m.map, m.license, _size(m)] for m in found],
+        [[m.name, m.bits, m.dataset, m.protocol, _map(m), m.license, _size(m)] for m in found],
     )
+
+
+def _map(info: Any) -> str | None:
+    return None if info.map is None else f"{info.map:.4f} @{info.top_k or 'all'}"
 
 
 def _size(info: Any) -> str:

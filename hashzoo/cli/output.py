@@ -30,5 +30,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_row(*(Text("-" if cell == "None" else cell) for cell in cells))  # brackets are no markup
     console = Console()
     if not console.is_terminal:  # in a pipe no line is folded
-        console.width = 240
+        console.width = 100_000
     console.print(table)

@@ -17,7 +17,9 @@ def add_to(app: typer.Typer) -> None:
 def publish(
     folder: Annotated[Path | None, typer.Argument(help="A model's folder.")] = None,
     repo: Annotated[str | None, typer.Option(help="org/name; with --all the organisation alone.")] = None,
-    all_models: Annotated[bool, typer.Option("--all", help="Every model that ships, to org/<its name>.")] = False,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Every model that ships with its weights, to org/<its name>.")
+    ] = False,
     push: Annotated[bool, typer.Option("--push", help="Do it; without, only show what would change.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request in place of a commit.")] = False,
@@ -34,7 +36,12 @@ def publish(
         raise HubError("Say what goes where: FOLDER --repo org/name, or --all --repo org.")
     if all_models:
         folders = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
-        plans = [publishing.plan(path, f"{repo}/{path.name}") for path in folders]
+        for path in folders:
+            if not (path / "model.safetensors").exists():
+                typer.echo(f"{path.name} is left out: it ships without its weights.", err=True)
+        plans = [
+            publishing.plan(path, f"{repo}/{path.name}") for path in folders if (path / "model.safetensors").exists()
+        ]
     else:
         assert folder is not None
         plans = [publishing.plan(folder, repo)]

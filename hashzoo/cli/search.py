@@ -23,7 +23,9 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 FOR_PICTURES = "itq-efficientnet_lite0-tinyimagenet-64bit"
 PART, SECONDS = 1024, 10.0  # a Parquet part has at least so many images and took so long: what a kill can lose
 
-Device = Annotated[str | None, typer.Option(help='"cpu" or "cuda"; default CUDA where there is one.')]
+Device = Annotated[
+    str | None, typer.Option(help='Where the network runs, "cpu" or "cuda"; default CUDA where there is one.')
+]
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="What to do with an image that cannot be read.")]
 
 
@@ -35,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def encode(
-    name: Annotated[str, typer.Argument(help="A model's name, or local-dir:PATH.")],
+    name: Annotated[str, typer.Argument(help="A model's name, local-dir:PATH or hf-hub:org/name.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     on_error: OnError = "raise",
     device: Device = None,
@@ -119,7 +121,7 @@ def same_content(files: dict[str, tuple[int, int]]) -> list[list[str]]:
 def index_folder(
     folder: Annotated[Path, typer.Argument(help="Folder of images, searched through with its subfolders.")],
     out: Annotated[Path, typer.Option(help="The index: a folder of Parquet parts.")],
-    model: Annotated[str, typer.Option(help="A model's name, or local-dir:PATH.")] = FOR_PICTURES,
+    model: Annotated[str, typer.Option(help="A model's name, local-dir:PATH or hf-hub:org/name.")] = FOR_PICTURES,
     on_error: OnError = "skip",
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Show the files of identical content.")] = False,
     device: Device = None,

@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    method: Annotated[str, typer.Argument(help="A method's name (`hashzoo plugins`), or a recipe.toml.")],
+    method: Annotated[str, typer.Argument(help="A method's name (`hashzoo list --methods`), or a recipe.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; a killed run goes on when started again.")],
     dataset: Annotated[str | None, typer.Option(help="A data set's name, or a folder; default cifar10.")] = None,
     bits: Annotated[int | None, typer.Option(help="Code length K, 4 to 1024; default 48.")] = None,

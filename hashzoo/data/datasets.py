@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hashzoo.config import PreprocessConfig, Schema, validate
 from hashzoo.errors import DataError, unknown
+from hashzoo.machine import need_memory
 from hashzoo.preprocess import Preprocess, read_image
 
 
@@ -65,7 +66,7 @@ class ImagePool:
         labels: int64 (N,), or bool (N, C) where the label column holds lists.
         classes: C names.
         bounds: split -> (first, past the last) position in the pool.
-        side: images are decoded to side x side pixels.
+        side: of the images, in pixels, where all are squares of one size; else None.
     """
 
     name: str
@@ -73,15 +74,32 @@ class ImagePool:
     labels: NDArray[Any]
     classes: tuple[str, ...]
     bounds: dict[str, tuple[int, int]]
-    side: int
+    side: int | None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def decode(self, positions: NDArray[np.int64]) -> Tensor:
-        """Decode to uint8 (N, 3, side, side); images of another size are resized and cut to it."""
-        fit = Preprocess(PreprocessConfig(size=(self.side, self.side), interpolation="bicubic")).fit
-        out = torch.empty((len(positions), 3, self.side, self.side), dtype=torch.uint8)
+    def fitted(self, positions: NDArray[np.int64], preprocess: Preprocess) -> Tensor:
+        """Decode images, and fit each as `encode` does: uint8 (N, 3, *size)."""
+        return torch.stack([preprocess.fit(read_image(self.images[position])) for position in positions])
+
+    def decode(self, positions: NDArray[np.int64], config: PreprocessConfig) -> Tensor:
+        """Decode images for training, which cuts windows from them: uint8 (N, 3, side, side).
+
+        Where the data set has no side, it is a seventh more than that of the input; other images are squashed or cut to it as
+        `config` says.
+
+        Raises:
+            CodesError: they do not fit into memory.
+        """
+        side = self.side or max(config.size) * 8 // 7
+        need_memory(
+            3 * side**2 * len(positions),
+            f"Decoding {len(positions):,} images to {side}x{side} pixels",
+            "train on fewer",
+        )
+        fit = Preprocess(PreprocessConfig(size=(side, side), fit=config.fit, interpolation="bicubic")).fit
+        out = torch.empty((len(positions), 3, side, side), dtype=torch.uint8)
         for row, position in enumerate(positions):
             out[row] = fit(read_image(self.images[position]))
         return out
@@ -168,8 +186,11 @@ def open_pool(name: str) -> ImagePool:
         bounds[split] = (first, len(images))
     if any(label is None or label == -1 for label in labels):  # -1 is the Hub's mark
         raise DataError(f"Data set {name!r} has images without a label; training and evaluation need all.")
+    if not classes and all(isinstance(label, str) for label in labels):
+        classes = tuple(sorted(set(labels)))
+        labels = np.searchsorted(classes, labels).tolist()
     return ImagePool(
-        name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else 256
+        name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else None
     )
 
 

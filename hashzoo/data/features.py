@@ -78,8 +78,11 @@ def backbone_features(
         seed = hashlib.sha256(f"{version}:{start}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed))
         for first in range(start, min(start + PART, len(positions)), BATCH):
-            images = pool.decode(positions[first : min(first + BATCH, start + PART)])
-            fitted = change(images, generator) if change else model.preprocess.fit(images)
+            batch = positions[first : min(first + BATCH, start + PART)]
+            if change:
+                fitted = change(pool.decode(batch, model.preprocess.config), generator)
+            else:
+                fitted = pool.fitted(batch, model.preprocess)
             with model.encoding():
                 made.append(backbone(model.preprocess.normalise(fitted.to(model.device))).float().cpu())
         with replacing(folder / f"{start:09}.npy") as partial, partial.open("wb") as file:

@@ -86,9 +86,9 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     """Make a protocol's lists over the data set's pool.
 
     Raises:
-        DataError: a class has too few images to draw from, there are too few classes to keep some out of training, images
-            have several labels where one is drawn by, or the lists' hashes are not the protocol's, so numbers would not
-            compare.
+        DataError: the data set lacks a split, a class has too few images to draw from, there are too few classes to keep some
+            out of training, images have several labels where one is drawn by, or the lists' hashes are not the protocol's, so
+            numbers would not compare.
     """
     unseen = _unseen(protocol, pool) if protocol.unseen else None
     free = np.ones(len(pool), dtype=bool)
@@ -96,6 +96,11 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     for name in ("query", "train", "database"):
         rule, _, argument = getattr(protocol, name).partition(":")
         if rule == "split":
+            if argument not in pool.bounds:
+                raise DataError(
+                    f"Protocol {protocol.name} needs a split {argument!r}, and {pool.name} has {', '.join(pool.bounds)}; "
+                    "take another protocol, or another data set."
+                )
             chosen = np.arange(*pool.bounds[argument], dtype=np.int64)
         elif rule == "per-class":
             chosen = _draw(protocol, pool, free, int(argument))

@@ -7,6 +7,15 @@ from hashzoo.evaluation.evaluate import (
     publish_repeat,
     publish_results,
     row_from_codes,
+    stated_otherwise,
 )
 
-__all__ = ["check_repeat", "encode_protocol", "evaluate", "publish_repeat", "publish_results", "row_from_codes"]
+__all__ = [
+    "check_repeat",
+    "encode_protocol",
+    "evaluate",
+    "publish_repeat",
+    "publish_results",
+    "row_from_codes",
+    "stated_otherwise",
+]

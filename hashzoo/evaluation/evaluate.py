@@ -122,7 +122,7 @@ def encode_protocol(
             with model.encoding():
                 u = model.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
         else:
-            batch = model.preprocess.fit(pool.decode(chunk))
+            batch = pool.fitted(chunk, model.preprocess)
             began = time.monotonic()
             u = model.relaxed(batch)
             network_seconds += time.monotonic() - began
@@ -180,6 +180,24 @@ def row_from_codes(folder: str | Path) -> dict[str, Any]:
     return measure(published, get_protocol(published.protocol).top_k)
 
 
+def stated_otherwise(folder: str | Path, figures: dict[str, Any]) -> list[str]:
+    """Name the figures, of `row_from_codes`, that results.json states otherwise by more than rounding."""
+    rows = read_json(Results, Path(folder) / "results.json").rows
+    row = next((row for row in rows if row.protocol == figures["protocol"]), None)
+    stated = row.model_dump() if row else {}
+    return [key for key, value in figures.items() if not _close(value, stated.get(key))]
+
+
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_close(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_close, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) < 5e-6
+    return bool(one == other)
+
+
 def publish_results(folder: str | Path, row: ResultRow, published: PublishedCodes) -> None:
     """Write a row into results.json (in place of one under the same protocol), codes.parquet, the curve and the card."""
     folder = Path(folder)
@@ -211,6 +229,11 @@ def check_repeat(folder: str | Path, run: str | Path) -> None:
             f"The recipes of {run} and {folder} differ in {differing[0]!r}; "
             f"`hashzoo train {folder}/recipe.toml --seed {other.training.seed}` repeats a model's."
         )
+    if other.training.data_copy != results.training.data_copy:
+        raise ConfigError(
+            f"{run} was trained on another copy of the data than {folder}: {other.training.data_copy}, not "
+            f"{results.training.data_copy}; train it on that one."
+        )
     if not results.rows or results.rows[0].protocol != other.training.protocol:
         raise ConfigError(
             f"{folder} has no result under {other.training.protocol}; `hashzoo eval --update` makes it first."
@@ -231,6 +254,11 @@ def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
     check_repeat(folder, run)
     folder = Path(folder)
     results, other = (read_json(Results, Path(path) / "results.json") for path in (folder, run))
+    if row.data_copy != results.rows[0].data_copy:
+        raise ConfigError(
+            f"{run} was measured on another copy of the data than {folder}: {row.data_copy}, not {results.rows[0].data_copy}; "
+            "measure both on one."
+        )
     runs = [old for old in results.repeats if old.row.seed != row.seed] + [Repeat(training=other.training, row=row)]
     repeats = tuple(sorted(runs, key=lambda repeat: repeat.row.seed))
     write_text(

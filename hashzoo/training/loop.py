@@ -52,7 +52,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
 
     Raises:
         ConfigError: `out` holds the run of another recipe, or a batch cannot be shared out evenly.
-        DataError, UnknownNameError: data, protocol or component are not to be had, before any work starts.
+        HashzooError: the device, data, protocol or a component is not to be had, before any work starts.
     """
     out, settings = Path(out), recipe.optimization
     folder = out / recipe.name
@@ -65,7 +65,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         raise ConfigError(f"{out} holds the run of another recipe; choose another --out, or remove that folder.")
     if folder.exists():
         return folder
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=machine.choose_device(device) == "cpu")
     if settings.batch_size % accelerator.num_processes:
         raise ConfigError(
             f"A batch of {settings.batch_size} cannot be shared by {accelerator.num_processes} processes; "
@@ -385,7 +385,7 @@ def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[n
         Console(stderr=True).print(
             f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
         )
-        return pool.decode(positions)
+        return pool.decode(positions, recipe.preprocess)
     whole = np.arange(len(pool))  # what evaluation needs as well
     made = [backbone_features(model, pool, whole)[torch.from_numpy(positions)]]
     changing = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"plain_epochs": 0})})
@@ -460,7 +460,8 @@ def window_side(rule: Augment, epoch: int, side: int) -> int:
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """Write a run's epochs as CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))  # a term may come later than the first epoch
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

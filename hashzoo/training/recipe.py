@@ -137,7 +137,8 @@ def make_recipe(
         ref = data.get(kind)
         if isinstance(ref, dict) and isinstance(ref.get("name"), str):
             ref.setdefault("package", registry().get(kind, ref["name"])[0].owner)
-    backbone = str(data.get("backbone", {}).get("name", "")).replace("/", "_")
+    found = data.get("backbone")
+    backbone = str(found.get("name", "") if isinstance(found, dict) else found).replace("/", "_")
     name = f"{component.name}-{backbone}-{Path(dataset).name.replace('-', '')}-{bits}bit"
     facts = {
         "name": name,
@@ -147,6 +148,9 @@ def make_recipe(
         "protocol": protocol,
         "seed": seed,
     }
+    for key in ("method", "bits", "dataset", "protocol", "seed"):
+        if key in data:
+            raise ConfigError(f"A recipe's {key} is not changed but given: as the option --{key}, or as an argument.")
     return validate(Recipe, {**facts, **data}, f"The recipe of {method}")
 
 
@@ -170,9 +174,10 @@ def recipe_toml(recipe: Recipe) -> str:
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Lay `changes` over `base`, table by table."""
     merged = dict(base)
+    old: Any
     for key, value in changes.items():
         old = merged.get(key)
-        if key in COMPONENTS and isinstance(old, dict) and value.get("name", old["name"]) != old["name"]:
-            old = None
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        tables = isinstance(old, dict) and isinstance(value, dict)
+        replaced = tables and key in COMPONENTS and value.get("name", old["name"]) != old["name"]
+        merged[key] = _merge(old, value) if tables and not replaced else value
     return merged

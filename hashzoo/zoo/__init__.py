@@ -16,7 +16,7 @@ def load(name: str, device: str | None = None) -> HashModel:
     """Load a trained model by name.
 
     Args:
-        name: a name of the zoo (`hashzoo list`), or `local-dir:PATH` for a model's folder.
+        name: a name of the zoo (`hashzoo list`), `local-dir:PATH` for a model's folder, or `hf-hub:org/name[@revision]`.
         device: "cpu" or "cuda"; default CUDA where there is one. On CUDA the network runs in bfloat16, on the CPU in float32;
             `encode(..., precision=...)` says otherwise.
 
@@ -24,6 +24,7 @@ def load(name: str, device: str | None = None) -> HashModel:
         UnknownNameError: no such model; the message offers close matches.
         ConfigError, WeightsError: the folder is not whole; nothing half-read is returned.
         PluginError: a component's package is not installed; the message names it.
+        HashzooError: the device cannot be used.
 
     >>> model = load("dsbh-cnn3-cifar10-48bit", device="cpu")
     >>> model.name, model.bits
@@ -31,14 +32,8 @@ def load(name: str, device: str | None = None) -> HashModel:
     """
     import torch
 
-    from hashzoo.errors import HashzooError
+    from hashzoo.machine import choose_device
     from hashzoo.zoo.folder import open_folder
 
-    folder = resolve(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        return open_folder(folder).to(target).to(memory_format=torch.channels_last)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise HashzooError(f"Device {device!r} cannot be used ({reason}); use device='cpu'.") from error
+    device = choose_device(device)
+    return open_folder(resolve(name)).to(device).to(memory_format=torch.channels_last)

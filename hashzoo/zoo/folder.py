@@ -14,7 +14,7 @@ from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.errors import ConfigError, WeightsError
 from hashzoo.files import replacing, sha256, write_text
 from hashzoo.model import HashModel
-from hashzoo.zoo.index import resolve
+from hashzoo.zoo.index import resolve, shipped_folder
 
 WEIGHTS = "model.safetensors"
 BACKBONE = "backbone."
@@ -91,10 +91,11 @@ def open_folder(folder: str | Path) -> HashModel:
 
 def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str, Tensor]:
     """Read the backbone's tensors from the file of the model that has them; `like` has their names and shapes."""
-    path = resolve(source.model) / WEIGHTS
-    if not path.exists() or sha256(path) != source.weights_sha256:
+    found = [folder / WEIGHTS for folder in (resolve(source.model), shipped_folder() / source.model)]
+    path = next((path for path in found if path.exists() and sha256(path) == source.weights_sha256), None)
+    if path is None:
         raise WeightsError(
-            f"{path} is missing or not the file that a backbone was taken from (sha256 differs); get that version of "
+            f"{found[0]} is missing or not the file that a backbone was taken from (sha256 differs); get that version of "
             f"{source.model}, or train the model that takes it anew."
         )
     dtype = read_json(ModelConfig, path.with_name("config.json")).dtype

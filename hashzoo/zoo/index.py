@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ class ModelInfo:
     """What a listing says of a model.
 
     Attributes:
-        map: the first result's mAP, 0 to 1, under `protocol`; None for a model without results.
+        map: the first result's mAP@top_k, 0 to 1, under `protocol`; None for a model without results.
+        top_k: None is mAP over the whole database.
         size: bytes of all its files.
         weights: whether its weights are there; a model that ships without has card, figures, codes and recipe.
         folder: where it is; need not exist for a model of the Hub.
@@ -36,6 +38,7 @@ class ModelInfo:
     dataset: str
     protocol: str | None
     map: float | None
+    top_k: int | None
     license: str
     size: int
     weights: bool
@@ -71,6 +74,7 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             "dataset": config["dataset"],
             "protocol": rows[0]["protocol"] if rows else None,
             "map": rows[0]["map"] if rows else None,
+            "top_k": rows[0].get("top_k") if rows else None,
             "license": config["license"],
             "size": sum(path.stat().st_size for path in files),
             "weights": any(path.name == "model.safetensors" for path in files),
@@ -112,8 +116,11 @@ def _write(entries: dict[str, dict[str, Any]]) -> None:
 def _all() -> Iterator[ModelInfo]:
     """Every model, in the order in which names are resolved."""
     for root in filter(None, os.environ.get("HASHZOO_PATH", "").split(os.pathsep)):
-        for config in sorted(Path(root).glob("*/config.json")):
-            yield _info(describe(config.parent), config.parent)
+        for config in sorted(Path(root).glob("[!.]*/config.json")):
+            try:
+                yield _info(describe(config.parent), config.parent)
+            except ConfigError as error:  # of another program, or half copied: the other models are none the worse
+                warnings.warn(f"{error} It is passed over.", stacklevel=2)
     for entry in _entries():
         yield _info(entry, shipped_folder() / entry["name"])
 

@@ -16,7 +16,7 @@ from hashzoo.errors import HubError
 from hashzoo.files import write_text
 from hashzoo.zoo import hub, index
 from hashzoo.zoo.card import merge_own, render_card
-from hashzoo.zoo.folder import open_folder
+from hashzoo.zoo.folder import WEIGHTS, open_folder
 from hashzoo.zoo.probe import check_probe
 from hashzoo.zoo.results import Results
 
@@ -80,8 +80,11 @@ def check_folder(folder: str | Path) -> None:
             )
     for name in NEEDED:
         if name not in names:
+            again = f"hashzoo train {folder}/recipe.toml --out runs/{config.name}"
+            completes = f"hashzoo eval local-dir:{folder} --update"
             raise HubError(
-                f"{folder} has no {name}; `hashzoo eval local-dir:{folder} --update` completes a trained folder."
+                f"{folder} has no {name}; "
+                + (f"`{again}` makes it anew." if name == WEIGHTS else f"`{completes}` completes a trained folder.")
             )
     for row in read_json(Results, folder / "results.json").rows:
         if row.weights_sha256 != config.weights_sha256:

@@ -148,5 +148,9 @@ class Results(Schema):
     repeats: tuple[Repeat, ...] = ()
 
     def spread(self) -> Spread | None:
-        """Mean and standard deviation over the seeds of the first row and the repeats; None where there is one seed."""
-        return spread_of([*self.rows[:1], *(repeat.row for repeat in self.repeats)])
+        """Mean and standard deviation over the seeds of the first row and the repeats; None where there is one seed.
+
+        Repeats that were measured on another copy of the data do not count.
+        """
+        rows = [*self.rows[:1], *(repeat.row for repeat in self.repeats)]
+        return spread_of([row for row in rows if row.data_copy == rows[0].data_copy])

@@ -1,13 +1,16 @@
+import dataclasses
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hashzoo.config import PreprocessConfig
 from hashzoo.data import ImagePool, Protocol, dataset_names, get_protocol, make_lists, open_pool, protocol_names
 from hashzoo.data.datasets import default_protocol
-from hashzoo.errors import DataError, UnknownNameError
-from hashzoo.preprocess import read_image
+from hashzoo.errors import CodesError, DataError, UnknownNameError
+from hashzoo.preprocess import Preprocess, read_image
 
 REAL = os.environ.get("HASHZOO_DATA")
 
@@ -68,10 +71,34 @@ def test_the_copy_is_told_by_its_bytes(tiny_pool):
 def test_decode(tiny_pool, photo, encoded):
     positions = np.array([159, 0, 7])
     expected = torch.stack([read_image(tiny_pool.images[position]) for position in positions])
-    assert torch.equal(tiny_pool.decode(positions), expected)
-    assert tiny_pool.decode(positions[:0]).shape == (0, 3, 32, 32)
-    odd = ImagePool("odd", [encoded(photo(40, 70))], np.zeros(1, np.int64), ("cat",), {"train": (0, 1)}, 32)
-    assert odd.decode(np.array([0])).shape == (1, 3, 32, 32)
+    config = PreprocessConfig(size=(56, 56))
+    assert torch.equal(tiny_pool.decode(positions, config), expected)
+    assert tiny_pool.decode(positions[:0], config).shape == (0, 3, 32, 32)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_pictures_of_any_size(photo, encoded, fit):
+    shapes, config = [(40, 70), (300, 90)], PreprocessConfig(size=(56, 56), fit=fit)
+    images = [encoded(photo(*shape)) for shape in shapes]
+    pool = ImagePool("odd", images, np.zeros(2, np.int64), ("cat",), {"train": (0, 2)}, None)
+    preprocess = Preprocess(config)
+    fitted = pool.fitted(np.array([1, 0]), preprocess)  # as `encode` does
+    assert torch.equal(fitted, torch.stack([preprocess.fit(read_image(image)) for image in images[::-1]]))
+    decoded = pool.decode(np.array([1, 0]), config)
+    assert decoded.shape == (2, 3, 64, 64)  # room for windows, of the same part of the picture
+    again = preprocess.fit(decoded).float()
+    assert (again - fitted.float()).abs().mean() < 12
+    other = Preprocess(PreprocessConfig(size=(56, 56), fit="crop" if fit == "squash" else "squash")).fit(decoded)
+    assert torch.equal(other, preprocess.fit(decoded))  # they are squares now
+
+
+def test_more_pictures_than_memory(tiny_pool, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**26))
+    pool = dataclasses.replace(tiny_pool, side=None)
+    with pytest.raises(
+        CodesError, match=r"Decoding 160 images to 585x585 pixels takes 0.2 GiB of memory, .* train on fewer"
+    ):
+        pool.decode(np.arange(160), PreprocessConfig(size=(512, 512)))
 
 
 def test_a_folder_of_parquet_files(tmp_path, write_split, tiny_pool):
@@ -79,8 +106,23 @@ def test_a_folder_of_parquet_files(tmp_path, write_split, tiny_pool):
         root = write_split(split, folder="mine", image="image")
     pool = open_pool(str(root / "mine"))
     assert pool.images == tiny_pool.images
-    assert (pool.side, pool.classes, pool.bounds["test"]) == (256, tiny_pool.classes, (120, 160))
+    assert (pool.side, pool.classes, pool.bounds["test"]) == (None, tiny_pool.classes, (120, 160))
     assert pool.license is None
+
+
+def test_labels_that_are_words(datasets, write_split, tiny_pool):
+    words = [f"class {label}" for label in tiny_pool.labels]
+    write_split("train", folder="words", image="image", labels=words[:120], kind=datasets.Value("string"))
+    root = write_split("test", folder="words", image="image", labels=words[120:], kind=datasets.Value("string"))
+    pool = open_pool(str(root / "words"))
+    assert pool.classes == tuple(f"class {label}" for label in range(10))
+    np.testing.assert_array_equal(pool.labels, tiny_pool.labels)
+
+
+def test_a_protocol_of_other_splits(tiny_pool):
+    pool = dataclasses.replace(tiny_pool, bounds={"train": (0, 120), "valid": (120, 160)})
+    with pytest.raises(DataError, match=r"^Protocol split needs a split 'test', and cifar10 has train, valid; take"):
+        make_lists(get_protocol("split"), pool)
 
 
 def test_labels_that_are_lists(datasets, write_split, tiny_pool):

@@ -1,5 +1,6 @@
 """Training and measuring under a protocol that keeps classes out of training."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -105,6 +106,24 @@ def test_seeds_of_a_model(run, tiny_pool):
     assert f"Over seeds 0, 1, 2: mAP@all {np.mean(maps):.4f} ± {np.std(maps, ddof=1):.4f} (mean" in card
     publish_results(folders[0], *evaluate(folders[0], pool=tiny_pool))  # measured again, the repeats stay
     assert read_json(Results, folders[0] / "results.json").spread() == spread
+
+    # figures on another copy of the data are no repeats of these
+    other = rows[1].model_copy(update={"data_copy": "lossless"})
+    with pytest.raises(
+        ConfigError, match=r"was measured on another copy of the data than .*: lossless, not copy not known"
+    ):
+        publish_repeat(folders[0], folders[1], other)
+    publish_results(
+        folders[0], *evaluate(folders[0], pool=dataclasses.replace(tiny_pool, images=tiny_pool.images[::-1]))
+    )
+    assert read_json(Results, folders[0] / "results.json").spread() is None
+    facts = json.loads((folders[2] / "results.json").read_text())
+    facts["training"]["data_copy"] = "lossless"
+    (folders[2] / "results.json").write_text(json.dumps(facts))
+    with pytest.raises(
+        ConfigError, match=r"was trained on another copy of the data than .*: lossless, not copy not known"
+    ):
+        publish_repeat(folders[0], folders[2], rows[2])
 
 
 def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool, monkeypatch):

@@ -442,6 +442,9 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     config = json.loads((cards / second / "config.json").read_text())
     (cards / second / "config.json").write_text(json.dumps(config | {"name": second}))
     write_card(cards / second)
+    shutil.copytree(cards / NAME, cards / "by-its-recipe", ignore=shutil.ignore_patterns("model.safetensors"))
+    config = json.loads((cards / "by-its-recipe" / "config.json").read_text())
+    (cards / "by-its-recipe" / "config.json").write_text(json.dumps(config | {"name": "by-its-recipe"}))
     index.write_text('{"format": 1, "models": []}')
     (root / "docs").mkdir()
 
@@ -456,6 +459,7 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     publish_all = ["publish", "--all", "--repo", "zoo"]
     code, said = maintainer.hashzoo(*publish_all)
     assert (code, said.count("Nothing was sent; 8 files would change")) == (0, 2), said
+    assert "by-its-recipe is left out: it ships without its weights." in said
     assert not hub.repos
     hub.faults.append(Fault("POST", f"/{second}/commit/", status=500))
     code, said = maintainer.hashzoo(*publish_all, "--push")
@@ -468,6 +472,7 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     code, said = maintainer.hashzoo(*publish_all, "--push", "--json")
     assert (code, [report["pushed"].count("already") for report in json.loads(said)]) == (0, [1, 1])
     entries = make_index()  # made anew, it still knows
+    assert not entries.pop("by-its-recipe")["weights"]
     assert {name: (entry["repo"], entry["commit"]) for name, entry in entries.items()} == {
         name: (f"zoo/{name}", hub.head(f"zoo/{name}")) for name in (NAME, second)
     }

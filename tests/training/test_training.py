@@ -21,7 +21,7 @@ from hashzoo.evaluation.evaluate import encode_protocol, evaluate
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
-from hashzoo.training.loop import augment, set_learning_rate, window_side
+from hashzoo.training.loop import augment, set_learning_rate, to_csv, window_side
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
 from hashzoo.zoo.folder import open_folder
 
@@ -508,6 +508,12 @@ def test_what_a_start_has_seen_is_kept(run, tmp_path, monkeypatch):
     edit_json(second / "results.json", training=facts | {"seen": [["cifar10", "tiny-2"]]})
     with pytest.raises(ConfigError, match="was trained under tiny-2 and may have seen queries of tiny; start from"):
         run("fourth", make().model_copy(update={"init": f"local-dir:{second}"}))
+
+
+def test_a_term_that_comes_later_is_logged():
+    assert to_csv([{"epoch": 1, "pair": 2.0}, {"epoch": 2, "pair": 1.0, "late": 3.0}]) == (
+        "epoch,pair,late\n1,2.0,\n2,1.0,3.0\n"
+    )
 
 
 def test_versions_and_views():

@@ -101,6 +101,17 @@ def test_a_shared_backbone_is_stored_once(folder, shared, tmp_path):
     assert torch.equal(next(changed.backbone.parameters()), next(model.backbone.parameters()).half().float())
 
 
+def test_a_shared_backbone_is_told_by_its_hash(tmp_path, folder, shared, monkeypatch):
+    (tmp_path / "shipped").mkdir()
+    folder.rename(tmp_path / "shipped" / "demo")
+    monkeypatch.setattr("hashzoo.zoo.folder.shipped_folder", lambda: tmp_path / "shipped")
+    shutil.copytree(tmp_path / "shipped" / "demo", folder)  # another training's comes first by its name
+    edit_weights(folder, lambda tensors: tensors["backbone.layers.0.bias"].add_(1))
+    wanted = open_folder(tmp_path / "shipped" / "demo").backbone.state_dict()
+    for key, value in open_folder(shared).backbone.state_dict().items():
+        assert torch.equal(value, wanted[key]), key
+
+
 @pytest.mark.parametrize("case", ["flipped", "retrained", "missing", "other network", "gone"])
 def test_a_shared_backbone_is_read_strictly(folder, shared, case):
     weights, error = folder / "model.safetensors", WeightsError
