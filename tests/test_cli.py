@@ -227,10 +227,7 @@ def pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 def rows_of(index: Path) -> dict[str, int]:
     """Ids by file name; each path is there once and has the code that its file has now."""
-    import hashzoo
-    from hashzoo.search import store
-
-    items = store.read(index)
+    items = hashzoo.Index.open(index)
     assert items.paths is not None and len(set(items.paths)) == len(items.paths)
     assert items.codes == hashzoo.load(MODEL, device="cpu").encode(items.paths.tolist())
     return dict(zip((Path(path).name for path in items.paths), items.ids.tolist(), strict=True))

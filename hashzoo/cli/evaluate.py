@@ -50,7 +50,7 @@ def evaluate(
         raise ConfigError(
             "--repeat-of writes the row under the protocol of training into another model's results only."
         )
-    from hashzoo.evaluation import check_repeat, publish_repeat, publish_results, row_from_codes, stated_otherwise
+    from hashzoo.evaluation import check_repeat, row_from_codes, stated_otherwise, write_repeat, write_results
     from hashzoo.evaluation import evaluate as run
 
     model = resolve(repeat_of) if repeat_of else None
@@ -66,9 +66,9 @@ def evaluate(
 
         row, published = run(folder, protocol, device=choose_device(device), float_cosine=float_cosine)
         if update:
-            publish_results(folder, row, published)
+            write_results(folder, row, published)
         if model:
-            publish_repeat(model, folder, row)
+            write_repeat(model, folder, row)
         figures = row.model_dump(mode="json")
     if as_json:
         print_json(figures)

@@ -4,18 +4,18 @@ from hashzoo.evaluation.evaluate import (
     check_repeat,
     encode_protocol,
     evaluate,
-    publish_repeat,
-    publish_results,
     row_from_codes,
     stated_otherwise,
+    write_repeat,
+    write_results,
 )
 
 __all__ = [
     "check_repeat",
     "encode_protocol",
     "evaluate",
-    "publish_repeat",
-    "publish_results",
     "row_from_codes",
     "stated_otherwise",
+    "write_repeat",
+    "write_results",
 ]

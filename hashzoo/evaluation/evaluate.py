@@ -198,7 +198,7 @@ def _close(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def publish_results(folder: str | Path, row: ResultRow, published: PublishedCodes) -> None:
+def write_results(folder: str | Path, row: ResultRow, published: PublishedCodes) -> None:
     """Write a row into results.json (in place of one under the same protocol), codes.parquet, the curve and the card."""
     folder = Path(folder)
     results = read_json(Results, folder / "results.json")
@@ -240,7 +240,7 @@ def check_repeat(folder: str | Path, run: str | Path) -> None:
         )
 
 
-def publish_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
+def write_repeat(folder: str | Path, run: str | Path, row: ResultRow) -> None:
     """Write another seed's row into results.json and the card of the model in `folder`.
 
     Args:

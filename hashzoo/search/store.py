@@ -63,15 +63,6 @@ class Maker(NamedTuple):
         return f"{self.bits}-bit codes of model {self.model!r}{weights}{preprocess}"
 
 
-class Items(NamedTuple):
-    """What a folder holds, part after part; paths are None where no item has one."""
-
-    codes: Codes
-    ids: NDArray[np.int64]
-    paths: NDArray[np.object_] | None
-    preprocess: str
-
-
 @dataclass(frozen=True, eq=False)
 class Contents:
     """What a folder holds, with the codes still on disk.
@@ -219,22 +210,6 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
     return Contents(maker, ids, None if paths.null_count == len(paths) else paths, seen)
 
 
-def read(folder: str | os.PathLike[str]) -> Items:
-    """Read all parts of `folder`, codes and all.
-
-    Raises:
-        CodesError: as `contents` and `Contents.batches`.
-    """
-    found, row = contents(folder), 0
-    maker = found.maker
-    packed = np.empty((len(found.ids), -(-maker.bits // 8)), dtype=np.uint8)
-    for batch in found.batches():
-        packed[row : row + len(batch)] = batch
-        row += len(batch)
-    paths = None if found.paths is None else found.paths.to_numpy()
-    return Items(Codes(packed, maker.bits, maker.model, maker.weights), found.ids, paths, maker.preprocess)
-
-
 def sources(folder: str | os.PathLike[str], maker: Maker) -> pa.Table:
     """Read where the items came from: id, path, size, mtime_ns; no rows where there is no index yet.
 
@@ -283,7 +258,7 @@ def append(
     'part-00000.parquet'
     >>> append(folder, Codes.from_bits(np.eye(3, 8, dtype=bool))).name
     'part-00001.parquet'
-    >>> read(folder).ids
+    >>> contents(folder).ids
     array([0, 1, 2, 3, 4])
     """
     import pyarrow as pa
@@ -336,7 +311,7 @@ def remove(folder: str | os.PathLike[str], ids: ArrayLike) -> int:
     >>> _ = append(folder, Codes.from_bits(np.eye(3, 8, dtype=bool)))
     >>> remove(folder, [1, 7])
     1
-    >>> read(folder).ids
+    >>> contents(folder).ids
     array([0, 2])
     """
     import pyarrow as pa

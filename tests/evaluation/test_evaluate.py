@@ -11,7 +11,7 @@ from hashzoo.cli import app
 from hashzoo.config import read_json
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError
-from hashzoo.evaluation import evaluate, publish_repeat, publish_results
+from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.training import make_recipe, train
 from hashzoo.zoo.results import Results
 
@@ -84,12 +84,12 @@ def test_seeds_of_a_model(run, tiny_pool):
     folders = [run("tiny", seed) for seed in range(3)]
     rows = [evaluate(folder, pool=tiny_pool)[0] for folder in folders]
     with pytest.raises(ConfigError, match=r"has no result under tiny; `hashzoo eval --update` makes it first"):
-        publish_repeat(folders[0], folders[1], rows[1])
-    publish_results(folders[0], *evaluate(folders[0], pool=tiny_pool))
+        write_repeat(folders[0], folders[1], rows[1])
+    write_results(folders[0], *evaluate(folders[0], pool=tiny_pool))
     assert read_json(Results, folders[0] / "results.json").spread() is None
     assert "One seed: the spread over seeds is not known." in (folders[0] / "README.md").read_text()
     for seed in (2, 1, 1):  # in any order, and twice
-        publish_repeat(folders[0], folders[seed], rows[seed])
+        write_repeat(folders[0], folders[seed], rows[seed])
     results = read_json(Results, folders[0] / "results.json")
     assert (
         [repeat.row.seed for repeat in results.repeats]
@@ -104,7 +104,7 @@ def test_seeds_of_a_model(run, tiny_pool):
     assert (spread.mean, spread.deviation) == pytest.approx((np.mean(maps), np.std(maps, ddof=1)))
     card = (folders[0] / "README.md").read_text()
     assert f"Over seeds 0, 1, 2: mAP@all {np.mean(maps):.4f} ± {np.std(maps, ddof=1):.4f} (mean" in card
-    publish_results(folders[0], *evaluate(folders[0], pool=tiny_pool))  # measured again, the repeats stay
+    write_results(folders[0], *evaluate(folders[0], pool=tiny_pool))  # measured again, the repeats stay
     assert read_json(Results, folders[0] / "results.json").spread() == spread
 
     # figures on another copy of the data are no repeats of these
@@ -112,10 +112,8 @@ def test_seeds_of_a_model(run, tiny_pool):
     with pytest.raises(
         ConfigError, match=r"was measured on another copy of the data than .*: lossless, not copy not known"
     ):
-        publish_repeat(folders[0], folders[1], other)
-    publish_results(
-        folders[0], *evaluate(folders[0], pool=dataclasses.replace(tiny_pool, images=tiny_pool.images[::-1]))
-    )
+        write_repeat(folders[0], folders[1], other)
+    write_results(folders[0], *evaluate(folders[0], pool=dataclasses.replace(tiny_pool, images=tiny_pool.images[::-1])))
     assert read_json(Results, folders[0] / "results.json").spread() is None
     facts = json.loads((folders[2] / "results.json").read_text())
     facts["training"]["data_copy"] = "lossless"
@@ -123,20 +121,20 @@ def test_seeds_of_a_model(run, tiny_pool):
     with pytest.raises(
         ConfigError, match=r"was trained on another copy of the data than .*: lossless, not copy not known"
     ):
-        publish_repeat(folders[0], folders[2], rows[2])
+        write_repeat(folders[0], folders[2], rows[2])
 
 
 def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool, monkeypatch):
     folder, other = run("tiny"), run("tiny", 1, loss={"args": {"balance_weight": 0.5}})
-    publish_results(folder, *evaluate(folder, pool=tiny_pool))
+    write_results(folder, *evaluate(folder, pool=tiny_pool))
     before = (folder / "results.json").read_bytes()
     row, _ = evaluate(other, pool=tiny_pool)
     with pytest.raises(
         ConfigError, match=r"differ in 'loss'; `hashzoo train .*recipe\.toml --seed 1` repeats a model's"
     ):
-        publish_repeat(folder, other, row)
+        write_repeat(folder, other, row)
     with pytest.raises(ConfigError, match=r"has the seed of .*, 0; train it with another --seed\."):
-        publish_repeat(folder, folder, row)
+        write_repeat(folder, folder, row)
     monkeypatch.setattr("hashzoo.evaluation.evaluate", None)  # refused before anything is measured
     done = CliRunner().invoke(app, ["eval", f"local-dir:{other}", "--repeat-of", f"local-dir:{folder}"])
     assert isinstance(done.exception, ConfigError) and "differ in 'loss'" in str(done.exception)
