@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -189,11 +190,30 @@ def test_results_say_what_they_rest_on(folder: Path) -> None:
         assert row["health"]["dead_bits"] == 0
 
 
-def test_the_readme_has_every_model_with_its_figure() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
+def readme_cells() -> dict[str, dict[str, str]]:
+    """The README's tables of models: name -> heading -> cell, a name with NNbit in it standing for one of each `NN bits`."""
+    cells: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not row or not header:
+            header = row
+        elif match := re.fullmatch(r"`(.+)`", row[0]):
+            facts = dict(zip(header, row, strict=True))
+            cells[match[1]] = facts
+            for bits in re.findall(r"^(\d+) bits$", "\n".join(header), re.MULTILINE):
+                cells[match[1].replace("-NNbit", f"-{bits}bit")] = facts | {"mAP@all": facts[f"{bits} bits"]}
+    return cells
+
+
+def test_the_readme_has_every_model_with_its_figures() -> None:
+    cells = readme_cells()
     for info in list_models():
-        names = f"`{info.name}`", f"`{info.name.replace(f'-{info.bits}bit', '-NNbit')}`"  # a row may have several bits
-        of_model = [line for line in lines if line.startswith("| ") and line.split(" | ")[0][2:] in names]
-        assert any(f"| {info.map:.4f} |" in line for line in of_model), info.name
-        spread = read_json(Results, info.folder / "results.json").spread()
-        assert spread is None or any(f"| {spread} |" in line for line in of_model), info.name
+        results, mine = read_json(Results, info.folder / "results.json"), cells[info.name]
+        row = results.rows[0]
+        assert mine[f"mAP@{row.top_k or 'all'}"] == f"{row.map:.4f}", info.name
+        assert mine.get("bits", str(info.bits)) == str(info.bits)
+        for heading, value in (("P@100", row.precision_at[100]), ("P@H<=2", row.precision_within_2)):
+            assert heading not in mine or mine[heading] == f"{value:.4f}", (info.name, heading)
+        if spread := results.spread():
+            assert mine["over seeds"] == str(spread), info.name
