@@ -461,6 +461,8 @@ def test_demo_with_a_folder(folder: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "demo" / "index.html").read_text()
     assert page.count('class="query"') == 5 and "data:image/" in page
+    again = run("demo", folder, "--out", tmp_path / "demo", "--model", "dsbh-cnn3-cifar10-12bit")  # an index of its own
+    assert again.returncode == 0, again.stderr
 
 
 def test_demo_with_the_photographs_that_ship(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+import hashzoo
 from hashzoo.codes import Codes
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, read_json
 from hashzoo.errors import CodesError, ImageError, PluginError, UnknownNameError
@@ -83,6 +84,22 @@ def test_encode_leaves_a_frozen_part_frozen(photo, make_model):
     model.encode(photo(32, 32))
     assert model.head.training
     assert not model.backbone.training
+
+
+def test_u_and_logits_are_float32_also_under_autocast(make_model):
+    model = make_model()
+    linear = model.head.linear
+    model.head.forward = lambda features: (linear(features), linear(features))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.zeros(2, 3, 32, 32))
+        assert linear(torch.zeros(2, 500)).dtype == torch.bfloat16
+    assert output.u.dtype == output.logits.dtype == torch.float32
+
+
+def test_codes_know_the_weights_that_made_them(photo, make_model):
+    assert make_model().encode(photo(32, 32)).weights is None
+    model = hashzoo.load("dsbh-cnn3-cifar10-48bit", device="cpu")
+    assert model.encode(photo(32, 32)).weights == model.config.weights_sha256[:16] == model.encode([]).weights
 
 
 def test_a_bit_is_1_where_u_is_at_least_0(photo, make_model):
