@@ -36,7 +36,7 @@ SLOW = {
     *itertools.product(("dahp, on maps", "dahp with attention, on maps"), ("tiny-imagenet",)),
 }
 OURS = {"dsbh": {}, "dphb": {}, "dahp": {"loss": {"args": {"anchor": "cosine"}}}}
-# attention over 1,280 channels takes a hundred times as long as a linear head: fewer epochs, for both
+# attention over 1,280 channels takes eighty times as long as a linear head: fewer epochs, for both
 ON_MAPS = {
     "backbone": {"name": "timm/tf_efficientnet_lite0", "args": {"pool": False}},
     "optimization": {"epochs": 20},
