@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hashzoo.errors import ImageError as ImageError
     from hashzoo.errors import PluginError as PluginError
     from hashzoo.errors import UnknownNameError as UnknownNameError
+    from hashzoo.errors import UnreachableError as UnreachableError
     from hashzoo.errors import WeightsError as WeightsError
     from hashzoo.hookspecs import Backbone as Backbone
     from hashzoo.hookspecs import HashOutput as HashOutput
@@ -62,6 +63,7 @@ _PUBLIC = {
     "ImageError": "hashzoo.errors",
     "PluginError": "hashzoo.errors",
     "UnknownNameError": "hashzoo.errors",
+    "UnreachableError": "hashzoo.errors",
     "WeightsError": "hashzoo.errors",
     "pairwise_likelihood": "hashzoo.builtin.losses",
     "classification": "hashzoo.builtin.losses",

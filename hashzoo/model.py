@@ -111,6 +111,11 @@ class HashModel(nn.Module):
         return HashOutput(u=u, codes=self.quantizer(u), logits=None if logits is None else logits.float())
 
     @property
+    def weights(self) -> str | None:
+        """Which weights it was loaded with: the first 16 digits of their file's sha256; None if it was not loaded."""
+        return self.config.weights_sha256[:16] if self.config else None
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
@@ -168,8 +173,8 @@ class HashModel(nn.Module):
         return self.codes(np.concatenate(rows) if rows else np.empty((0, self.bits), dtype=bool))
 
     def codes(self, bits: NDArray[np.bool_]) -> Codes:
-        """Make codes of this model from bool (N, K), bit k being 1 where u_k >= 0; they know its weights if it was loaded."""
-        return Codes.from_bits(bits, self.name, self.config.weights_sha256[:16] if self.config else None)
+        """Make codes of this model from bool (N, K), bit k being 1 where u_k >= 0."""
+        return Codes.from_bits(bits, self.name, self.weights)
 
     def encode_batches(
         self,

@@ -343,7 +343,7 @@ def test_an_index_of_other_weights_of_the_same_name_is_refused(folder: Path, tmp
 
     index = tmp_path / "index"
     run("index", folder, "--out", index, "--model", f"local-dir:{own}")
-    refused(run("search", index, folder / "0.png"), "other weights of", MODEL, "--model local-dir:FOLDER")
+    refused(run("search", index, folder / "0.png"), "other weights of", MODEL, "'local-dir:FOLDER'")
     refused(run("index", folder, "--out", index, "--model", MODEL), f"{MODEL!r} (weights", "a folder of their own")
     hits = json.loads(run("search", index, folder / "0.png", "--model", f"local-dir:{own}", "--json").stdout)[0]["hits"]
     assert hits[0]["distance"] == 0
@@ -359,20 +359,21 @@ def test_a_damaged_part_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     refused(run("search", index, folder / "0.png"), "part-00000.parquet cannot be read", "restore it")
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    out = tmp_path / "never"
     for command in (
-        ["train", "dsbh", "--out", "never", "--device", "gpu"],
+        ["train", "dsbh", "--out", out, "--device", "gpu"],
         ["eval", MODEL, "--device", "gpu"],
         ["encode", MODEL, "x.png", "--device", "gpu"],
     ):
         refused(run(*command), "Device 'gpu' cannot be used (it is neither 'cpu' nor 'cuda'); use device='cpu'.")
     if not torch.cuda.is_available():
         refused(
-            run("train", "dsbh", "--out", "never", "--device", "cuda"),
+            run("train", "dsbh", "--out", out, "--device", "cuda"),
             "Device 'cuda' cannot be used",
             "use device='cpu'",
         )
-    assert not Path("never").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -401,8 +402,8 @@ def test_a_foreign_folder_beside_models(tmp_path: Path) -> None:
     done = run("list", MODEL, "--json", HASHZOO_PATH=str(tmp_path))
     assert json.loads(done.stdout)[0]["folder"] == str(tmp_path / "mine")
     assert done.stderr.count("It is passed over.") == 2 and ".half.partial" not in done.stderr
-    refused_lines = run("info", "half", HASHZOO_PATH=str(tmp_path))
-    assert refused_lines.returncode == 2 and "No model is named 'half'" in refused_lines.stderr
+    named = run("info", "half", HASHZOO_PATH=str(tmp_path))
+    assert named.returncode == 2 and "No model is named 'half'" in named.stderr
 
 
 def test_long_lines_of_a_table_are_whole_in_a_pipe(folder: Path, tmp_path: Path) -> None:
@@ -423,6 +424,7 @@ def test_a_listing_says_what_map_is_of() -> None:
 
 def test_update_leaves_the_hubs_cache_alone() -> None:
     refused(run("eval", "hf-hub:org/name", "--update"), "hf-hub:org/name is in the Hub's cache", "local-dir:PATH")
+    refused(run("eval", MODEL, "--repeat-of", "hf-hub:org/name"), "--repeat-of writes into", "hf-hub:org/name is in")
 
 
 def test_eval_from_codes_finds_other_results(tmp_path: Path) -> None:

@@ -201,8 +201,9 @@ def readme_cells() -> dict[str, dict[str, str]]:
         elif match := re.fullmatch(r"`(.+)`", row[0]):
             facts = dict(zip(header, row, strict=True))
             cells[match[1]] = facts
-            for bits in re.findall(r"^(\d+) bits$", "\n".join(header), re.MULTILINE):
-                cells[match[1].replace("-NNbit", f"-{bits}bit")] = facts | {"mAP@all": facts[f"{bits} bits"]}
+            for heading, cell in facts.items():
+                if length := re.fullmatch(r"(\d+) bits", heading):
+                    cells[match[1].replace("-NNbit", f"-{length[1]}bit")] = facts | {"mAP@all": cell}
     return cells
 
 

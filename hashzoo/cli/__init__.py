@@ -46,14 +46,11 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: typer.secho(f"Warning: {message}", fg="yellow", err=True)
     try:
         app()
-    except HashzooError as error:
+    except (HashzooError, OSError) as error:
         if os.environ.get("HASHZOO_DEBUG"):
             raise
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if os.environ.get("HASHZOO_DEBUG"):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        typer.secho(f"Error: {error.strerror or error}{where}.", fg="red", err=True)
+        said = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            said = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
+        typer.secho(f"Error: {said}", fg="red", err=True)
         sys.exit(2)

@@ -39,10 +39,12 @@ def evaluate(
     """
     from hashzoo.zoo import resolve
 
-    if update and name.startswith("hf-hub:"):
-        raise ConfigError(
-            f"--update writes into the model's folder, and {name} is in the Hub's cache; copy it and name it by local-dir:PATH."
-        )
+    for option, written in (("--update", name if update else ""), ("--repeat-of", repeat_of or "")):
+        if written.startswith("hf-hub:"):
+            raise ConfigError(
+                f"{option} writes into the model's folder, and {written} is in the Hub's cache; copy it and name it by "
+                "local-dir:PATH."
+            )
     folder = resolve(name)
     if from_codes and (update or protocol or float_cosine or repeat_of):
         raise ConfigError("--from-codes measures the codes as published; the other options need the data.")
@@ -57,6 +59,7 @@ def evaluate(
     if model:
         check_repeat(model, folder)
 
+    otherwise: list[str] = []
     if from_codes:
         figures: dict[str, Any] = row_from_codes(folder)
         figures["health"] = figures["health"].model_dump()
@@ -74,7 +77,7 @@ def evaluate(
         print_json(figures)
     else:
         _print(figures)
-    if from_codes and otherwise:
+    if otherwise:
         raise HashzooError(
             f"results.json of {name} says otherwise of {', '.join(otherwise)}; `hashzoo eval` measures anew."
         )

@@ -36,12 +36,10 @@ def publish(
         raise HubError("Say what goes where: FOLDER --repo org/name, or --all --repo org.")
     if all_models:
         folders = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
-        for path in folders:
-            if not (path / "model.safetensors").exists():
-                typer.echo(f"{path.name} is left out: it ships without its weights.", err=True)
-        plans = [
-            publishing.plan(path, f"{repo}/{path.name}") for path in folders if (path / "model.safetensors").exists()
-        ]
+        bare = [path for path in folders if not (path / "model.safetensors").exists()]
+        for path in bare:
+            typer.echo(f"{path.name} is left out: it ships without its weights.", err=True)
+        plans = [publishing.plan(path, f"{repo}/{path.name}") for path in folders if path not in bare]
     else:
         assert folder is not None
         plans = [publishing.plan(folder, repo)]

@@ -149,14 +149,13 @@ def make_index(
     model: "HashModel", images: Images, out: Path, on_error: Literal["raise", "skip"] = "skip"
 ) -> dict[str, Any]:
     """Bring the index at `out` up to date with `images`, a part at a time; what is done is said on stderr and returned."""
-    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
     from hashzoo.search import store
 
     files, preprocess = images.files, model.preprocess.hash
-    maker = store.Maker.of(model.codes(np.empty((0, model.bits), dtype=bool)), preprocess)
+    maker = store.Maker(model.name, model.bits, preprocess, model.weights)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
     count = {"added": 0, "changed": 0}
@@ -275,11 +274,6 @@ def search(
     if opened.preprocess and opened.preprocess != loaded.preprocess.hash:
         raise HashzooError(f"{index} was made with another preprocessing of {name}; index the images again.")
     query = loaded.encode([str(path) for path in images])
-    if opened.weights and opened.weights != query.weights:
-        raise HashzooError(
-            f"{index} was made with other weights of {name} ({opened.weights}, not {query.weights}); name them with --model "
-            "local-dir:FOLDER or hf-hub:org/name@revision, or index the images again."
-        )
     hits = opened.search(query, k or 10) if max_distance is None else opened.search(query, k, max_distance=max_distance)
     found: list[dict[str, Any]] = []
     for row, path in enumerate(images):

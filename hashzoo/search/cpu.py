@@ -218,16 +218,17 @@ def histograms(
     queries = np.array(queries, dtype=np.uint8, order="C")
     words = np.stack([_words_of_bits(rows) for rows in relevant])
     splits, bounds = _split(len(queries), codes, None), _bounds(_columns(codes.planes.shape[1]))
-    counts = np.zeros((len(splits.blocks), 2, len(queries), 8 * queries.shape[1] + 1), dtype=np.int64)
+    # What a task writes is contiguous however the work is shared: for another layout the kernel would be compiled again.
+    counts = np.zeros((len(splits.blocks), len(queries), 2, 8 * queries.shape[1] + 1), dtype=np.int64)
 
     def count(part: int, blocks: slice, here: slice) -> None:
         _histograms(
             codes.planes, codes.live, blocks.start, blocks.stop, queries[here], words, which[here], bounds,
-            counts[part, :, here],
+            counts[part, here],
         )  # fmt: skip
 
     _run(count, splits)
-    return counts.sum(axis=0)
+    return counts.sum(axis=0).swapaxes(0, 1)
 
 
 def compare_only(codes: Held, queries: NDArray[np.uint8], turns: int) -> int:
@@ -875,7 +876,7 @@ def _within(planes, live, start, stop, queries, bounds, places, out_distances, o
 
 @_kernel
 def _histograms(planes, live, start, stop, queries, relevant, which, bounds, out):
-    """Add to int64 (2, Q, 8 P + 1) the rows at each distance, and the relevant ones."""
+    """Add to int64 (Q, 2, 8 P + 1) the rows at each distance, and the relevant ones."""
     bits = planes.shape[1]
     _, laid, sums, hits = _scratch(bits, 1)
     counts = np.empty((2, bits + 8, _WORDS), dtype=np.uint64)
@@ -894,7 +895,7 @@ def _histograms(planes, live, start, stop, queries, relevant, which, bounds, out
                 _count(sums, ours, block, bits, bounds, counts[1])
         for kind in range(2):
             for distance in range(out.shape[2]):
-                out[kind, number, distance] += np.int64(counts[kind, distance].sum())
+                out[number, kind, distance] += np.int64(counts[kind, distance].sum())
 
 
 @_kernel

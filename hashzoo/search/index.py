@@ -247,16 +247,16 @@ class Index:
                 f"A query is hashzoo.Codes, not {type(query).__name__}; make it with model.encode or hashzoo.Codes."
             )
         same_model = query.model == self.model or None in (query.model, self.model)  # None: not known
-        if same_model and query.bits == self.bits and self.weights != query.weights and self.weights and query.weights:
-            raise CodesError(
-                f"The query is of other weights of model {self.model!r} ({query.weights}) than the index ({self.weights}); "
-                "encode it with those."
-            )
         if not same_model or query.bits != self.bits:
             way_out = f"hashzoo.load({self.model!r})" if self.model else "the model that made the index"
             raise CodesError(
                 f"The query has {query.bits} bits of model {query.model!r}, but the index {self.bits} bits of model "
                 f"{self.model!r}; encode the query with {way_out}."
+            )
+        if query.weights != self.weights and None not in (query.weights, self.weights):
+            raise CodesError(
+                f"The query is of other weights of model {self.model!r} ({query.weights}) than the index ({self.weights}); "
+                "load the index's by 'local-dir:FOLDER' or 'hf-hub:org/name@revision', or index the images again."
             )
 
     def _filter(self, allow: ArrayLike | None, deny: ArrayLike | None) -> NDArray[np.bool_] | None:

@@ -150,7 +150,9 @@ def make_recipe(
     }
     for key in ("method", "bits", "dataset", "protocol", "seed"):
         if key in data:
-            raise ConfigError(f"A recipe's {key} is not changed but given: as the option --{key}, or as an argument.")
+            raise ConfigError(
+                f"{key!r} is not among a recipe's changes; give it {'as METHOD' if key == 'method' else f'by --{key}'}."
+            )
     return validate(Recipe, {**facts, **data}, f"The recipe of {method}")
 
 

@@ -80,12 +80,10 @@ def check_folder(folder: str | Path) -> None:
             )
     for name in NEEDED:
         if name not in names:
-            again = f"hashzoo train {folder}/recipe.toml --out runs/{config.name}"
-            completes = f"hashzoo eval local-dir:{folder} --update"
-            raise HubError(
-                f"{folder} has no {name}; "
-                + (f"`{again}` makes it anew." if name == WEIGHTS else f"`{completes}` completes a trained folder.")
-            )
+            way_out = f"`hashzoo eval local-dir:{folder} --update` completes a trained folder"
+            if name == WEIGHTS:
+                way_out = f"`hashzoo train {folder}/recipe.toml --out runs/{config.name}` makes it anew"
+            raise HubError(f"{folder} has no {name}; {way_out}.")
     for row in read_json(Results, folder / "results.json").rows:
         if row.weights_sha256 != config.weights_sha256:
             raise HubError(

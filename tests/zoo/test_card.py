@@ -107,7 +107,8 @@ def test_how_it_was_trained(folder):
 
     assert "36 epochs in 9 min on" in training() and "frozen" not in training()
     assert (
-        "It was trained on the training list of `cifar10-full`; `hashzoo train` reads no query; the last" in training()
+        "It was trained on the training list of `cifar10-full`; `hashzoo train` learns from no query; the last"
+        in training()
     )
     edit_results(folder, lambda results: results["training"].update(epochs=0, seconds=3.0, frozen=True))
     assert "Found in closed form in 3 s on" in training() and "the last epoch" not in training()
