@@ -41,6 +41,8 @@ def test_the_csv_has_every_figure_of_every_result():
         for key, value in facts.items():
             if isinstance(value, dict):
                 compare(line, f"{prefix}{key}_", value)
+            elif isinstance(value, list) and not key.startswith("pr_"):
+                assert line[prefix + key] == "; ".join(" ".join(pair) for pair in value), prefix + key
             elif not key.startswith("pr_"):
                 assert line[prefix + key] == ("" if value is None else str(value)), prefix + key
 
