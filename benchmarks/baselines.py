@@ -3,14 +3,14 @@
 `python benchmarks/baselines.py` trains and measures each cell that the file does not hold yet, as `hashzoo train` and
 `hashzoo eval` do; started again after a kill, it goes on. Arguments choose methods. `--reverse` takes the cells from the end,
 for a second process beside the first. `--ablations` does the same for our losses without a part each, at 48 bits, and
-results/ablations.csv. `benchmarks/tables.py` writes the page.
+results/ablations.csv; `--whole` of networks trained whole, ten minutes a cell and more, and results/ablations-whole.csv.
+`benchmarks/tables.py` writes the page.
 """
 
 import argparse
 import csv
 import importlib.resources
 import itertools
-import json
 import tempfile
 import time
 import tomllib
@@ -20,11 +20,14 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from hashzoo.config import read_json
 from hashzoo.data import ImagePool, get_protocol, open_pool
 from hashzoo.evaluation import evaluate
 from hashzoo.files import replacing
 from hashzoo.registry import registry
-from hashzoo.training import Recipe, make_recipe, train
+from hashzoo.training import Recipe, make_recipe, read_recipe, train
+from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.results import Repeat, ResultRow, Results, TrainingFacts
 
 RESULTS = Path(__file__).parent / "results"
 BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}
@@ -57,6 +60,17 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "dahp, on maps": ("dahp", ON_MAPS),
     "dahp with attention, on maps": ("dahp", ON_MAPS | {"head": {"name": "dual-attention"}}),
 }
+# the same of a network trained whole: name of a variant -> the shipped model whose recipe it has, and what is changed
+DSBH, DPHB = "dsbh-cnn3-cifar10-48bit.5k", "dphb-alexnet-cifar10-48bit.5k"
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "dsbh": (DSBH, {}),
+    "dsbh, clamp in place of sign": (DSBH, {"quantizer": {"name": "clamp"}}),
+    "dsbh without balance": (DSBH, {"loss": {"args": {"balance_weight": 0.0}}}),
+    "dsbh without pairs": (DSBH, {"loss": {"args": {"pair_weight": 0.0}}}),
+    "dsbh without classes": (DSBH, {"loss": {"args": {"class_weight": 0.0}}}),
+    "dphb": (DPHB, {}),
+    "dphb without labels": (DPHB, {"loss": {"args": {"label_weight": 0.0}}}),
+}
 FIELDS = [
     "method", "backbone", "protocol", "bits", "seed", "map", "ties", "top_k", "map_float_cosine", "map_deephash",
     "precision_at_100", "dead_bits", "distinct_codes", "train_seconds", "evaluate_seconds", "device", "commit", "data_copy",
@@ -87,6 +101,17 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
     return make_recipe(method, bits=bits, dataset=dataset, protocol=protocol, seed=seed, changes=changes)
 
 
+def whole_recipe(variant: str, protocol: str, bits: int, seed: int) -> Recipe:
+    """The recipe of a cell of `--whole`."""
+    model, ablation = WHOLE[variant]
+    shipped = read_recipe(shipped_folder() / model / "recipe.toml")
+    budget = shipped.model_dump(include={"optimization", "augment"})
+    changes = {**budget, **ablation}
+    return make_recipe(
+        shipped.method, bits=bits, dataset=shipped.dataset, protocol=protocol, seed=seed, changes=changes
+    )
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows there are."""
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
@@ -113,14 +138,27 @@ def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, An
         began = time.monotonic()
         row, _ = evaluate(folder, device="cpu", pool=pool, float_cosine=float_cosine)
         seconds = time.monotonic() - began
-        facts = json.loads((folder / "results.json").read_text())["training"]
+        training = read_json(Results, folder / "results.json").training
+    return line(recipe, row, training) | {"evaluate_seconds": round(seconds, 1)}
+
+
+def shipped(model: str, recipe: Recipe) -> dict[str, Any]:
+    """The cell that a model of the zoo, or a repeat of it, is."""
+    results = read_json(Results, shipped_folder() / model / "results.json")
+    runs = [Repeat(training=results.training, row=results.rows[0]), *results.repeats]
+    (run,) = (run for run in runs if run.row.seed == recipe.seed)
+    return line(recipe, run.row, run.training) | {"evaluate_seconds": ""}
+
+
+def line(recipe: Recipe, row: ResultRow, training: TrainingFacts) -> dict[str, Any]:
+    """Write a result as a line of the file."""
     return {
         "method": recipe.method, "backbone": recipe.backbone.name, "protocol": row.protocol, "bits": row.bits,
         "seed": row.seed, "map": row.map, "ties": row.ties, "top_k": row.top_k or "all",
         "map_float_cosine": "" if row.map_float_cosine is None else row.map_float_cosine,
         "map_deephash": row.map_deephash, "precision_at_100": row.precision_at[100], "dead_bits": row.health.dead_bits,
-        "distinct_codes": row.health.distinct_codes, "train_seconds": facts["seconds"],
-        "evaluate_seconds": round(seconds, 1), "device": row.device, "commit": row.commit, "data_copy": row.data_copy,
+        "distinct_codes": row.health.distinct_codes, "train_seconds": training.seconds,
+        "device": row.device, "commit": row.commit, "data_copy": row.data_copy,
         **{f"{name}_sha256": value[:16] for name, value in row.list_sha256.items()},
     }  # fmt: skip
 
@@ -133,28 +171,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
     parser.add_argument("--reverse", action="store_true")
     parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--whole", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / ("ablations.csv" if chosen.ablations else "baselines.csv")
-    order = list(ABLATIONS) if chosen.ablations else methods()
-    for protocol in chosen.protocol or list(BITS)[: 2 if chosen.ablations else None]:
+    table, order, protocols = "baselines", methods(), list(BITS)
+    if chosen.ablations:
+        table, order, protocols = "ablations", list(ABLATIONS), list(BITS)[:2]
+    elif chosen.whole:
+        table, order, protocols = "ablations-whole", list(WHOLE), list(BITS)[:1]
+    path = RESULTS / f"{table}.csv"
+    for protocol in chosen.protocol or protocols:
         pool = open_pool(get_protocol(protocol).dataset)
-        cells = list(
-            itertools.product(
-                SEEDS[: chosen.seeds], chosen.methods or order, (48,) if chosen.ablations else BITS[protocol]
-            )
-        )
+        lengths = BITS[protocol] if table == "baselines" else (48,)
+        cells = list(itertools.product(SEEDS[: chosen.seeds], chosen.methods or order, lengths))
         for seed, method, bits in reversed(cells) if chosen.reverse else cells:
             key = (method, protocol, str(bits), str(seed))
             if (method, protocol) in SLOW and method not in chosen.methods:
                 continue
             if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read(path)}:
                 continue
-            row = measure(
-                recipe_of(method, protocol, bits, seed),
-                pool,
-                float_cosine=method == "lsh" and bits == BITS[protocol][0],
-            )
+            recipe = (whole_recipe if chosen.whole else recipe_of)(method, protocol, bits, seed)
+            if chosen.whole and not WHOLE[method][1]:
+                row = shipped(WHOLE[method][0], recipe)
+            else:
+                row = measure(recipe, pool, float_cosine=method == "lsh" and bits == BITS[protocol][0])
             add(path, row | {"method": method}, order)
             print(*key, row["map"], row["train_seconds"], row["evaluate_seconds"], flush=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hashzoo.data import get_protocol
-from hashzoo.training import make_recipe
+from hashzoo.training import make_recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
 CELLS = list(csv.DictReader((ROOT / "benchmarks" / "results" / "baselines.csv").open(encoding="utf-8")))
@@ -59,3 +59,10 @@ def test_the_command_of_the_page_is_the_cells_recipe(script):
     changes = tomllib.loads("\n".join(word for flag, word in itertools.pairwise(words) if flag == "--set"))
     made = make_recipe("dahp", bits=64, dataset="tiny-imagenet", protocol="tiny-imagenet", changes=changes)
     assert made == script["recipe_of"]("dahp", "tiny-imagenet", 64, 0)
+
+
+def test_a_network_trained_whole_has_its_models_recipe(script):
+    for variant, (model, change) in script["WHOLE"].items():
+        shipped = read_recipe(ROOT / "model_cards" / model / "recipe.toml").model_dump(exclude={"name"})
+        made = script["whole_recipe"](variant, "cifar10-54k", 48, 0).model_dump(exclude={"name"})
+        assert {key for key in made if made[key] != shipped[key]} == set(change)
