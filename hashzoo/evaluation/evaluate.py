@@ -82,6 +82,7 @@ def evaluate(
     measured = measure(published, rule.top_k)
     row = ResultRow(
         **measured,
+        dataset=pool.name,
         map_float_cosine=feature_map(model, pool, lists, rule.top_k) if float_cosine else None,
         list_sha256=lists.sha256(),
         unseen=rule.unseen,

@@ -107,7 +107,12 @@ def _metadata(config: ModelConfig, facts: Results) -> dict[str, Any]:
     results = [
         {
             "task": {"type": "image-feature-extraction", "name": "Image retrieval"},
-            "dataset": {"type": config.dataset, "name": config.dataset, "config": row.protocol, "split": "query"},
+            "dataset": {
+                "type": (dataset := row.dataset or config.dataset),
+                "name": dataset,
+                "config": row.protocol,
+                "split": "query",
+            },
             "metrics": [
                 {
                     "type": "mean_average_precision",

@@ -59,6 +59,7 @@ class ResultRow(Schema):
     """One evaluation under one protocol.
 
     Attributes:
+        dataset: the one measured on; None, in older files, is the model's own.
         list_sha256: hashes of the protocol's query, train and database lists.
         unseen: so many classes the protocol keeps out of training; queries and database are of them alone.
         top_k: K of mAP@K; None is over the whole database.
@@ -75,6 +76,7 @@ class ResultRow(Schema):
 
     model: str
     bits: int
+    dataset: str | None = None
     protocol: str
     list_sha256: dict[str, Hash]
     unseen: int = 0

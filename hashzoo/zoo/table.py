@@ -103,12 +103,12 @@ def results_csv(entries: Iterable[Entry]) -> str:
     lines = [
         {
             "model": entry.config.name,
-            "dataset": entry.config.dataset,
             "method": entry.config.method,
             "backbone": entry.config.backbone.name,
             "license": entry.config.license,
             "weights_bytes": entry.weights_bytes,
             **_flat(run.row.model_dump(exclude=CURVES)),
+            "dataset": run.row.dataset or entry.config.dataset,
             **_flat({"training": run.training.model_dump()}),
         }
         for entry in entries

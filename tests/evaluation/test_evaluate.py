@@ -80,6 +80,15 @@ def test_a_model_is_not_asked_for_what_it_was_trained_on(run, tiny_pool, monkeyp
         evaluate(folder, "tiny-drawn", pool=tiny_pool)
 
 
+def test_a_row_names_the_data_measured_on(run, tiny_pool):
+    folder = run("tiny")
+    for dataset in ("cifar10", "elsewhere"):  # that the model was trained on
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": dataset}))
+        write_results(folder, *evaluate(folder, pool=tiny_pool))
+        assert "\n| 12 | cifar10 | `tiny` |" in (folder / "README.md").read_text()
+
+
 def test_seeds_of_a_model(run, tiny_pool):
     folders = [run("tiny", seed) for seed in range(3)]
     rows = [evaluate(folder, pool=tiny_pool)[0] for folder in folders]

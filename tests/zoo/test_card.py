@@ -42,7 +42,8 @@ def test_metadata(folder):
 
 def test_two_protocols_do_not_merge(folder):
     def add(results):
-        results["rows"].append(results["rows"][0] | {"protocol": "cifar10-54k", "map": 0.5, "top_k": 1000})
+        other = {"dataset": "tiny-imagenet", "protocol": "tiny-imagenet", "map": 0.5, "top_k": 1000}
+        results["rows"].append(results["rows"][0] | other)
 
     edit_results(folder, add)
     card = ModelCard(render_card(folder))
@@ -52,9 +53,13 @@ def test_two_protocols_do_not_merge(folder):
             (one.dataset_type, one.dataset_config, one.metric_type, one.metric_value, one.metric_args)
             for one in data.eval_results
         ] == [
-            ("cifar10", protocol, "mean_average_precision", value, {"bits": 48, "top_k": top_k, "ties": "expected"})
-            for protocol, value, top_k in (("cifar10-full", 0.742458, "all"), ("cifar10-54k", 0.5, 1000))
+            (dataset, protocol, "mean_average_precision", value, {"bits": 48, "top_k": top_k, "ties": "expected"})
+            for dataset, protocol, value, top_k in (
+                ("cifar10", "cifar10-full", 0.742458, "all"),
+                ("tiny-imagenet", "tiny-imagenet", 0.5, 1000),
+            )
         ]
+    assert "| 48 | tiny-imagenet | `tiny-imagenet` | **0.5000** |" in str(card)
 
 
 def test_the_first_screen(folder):
