@@ -103,7 +103,7 @@ def test_figures_follow_from_the_codes(folder: Path) -> None:
     again = json.loads(done.stdout)
     assert again == {key: row[key] for key in again}
     assert row["weights_sha256"] == json.loads((folder / "config.json").read_text())["weights_sha256"]
-    assert set(row) - set(again) - {"unseen", "map_float_cosine"} == {
+    assert set(row) - set(again) - {"unseen", "map_float_cosine", "dataset"} == {
         "list_sha256", "ties", "seed", "data_copy", "weights_sha256", "device", "precision", "seconds", "images_per_s", "commit",
     }  # fmt: skip
 
