@@ -66,8 +66,6 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "dsbh": (DSBH, {}),
     "dsbh, clamp in place of sign": (DSBH, {"quantizer": {"name": "clamp"}}),
     "dsbh without balance": (DSBH, {"loss": {"args": {"balance_weight": 0.0}}}),
-    "dsbh without pairs": (DSBH, {"loss": {"args": {"pair_weight": 0.0}}}),
-    "dsbh without classes": (DSBH, {"loss": {"args": {"class_weight": 0.0}}}),
     "dphb": (DPHB, {}),
     "dphb without labels": (DPHB, {"loss": {"args": {"label_weight": 0.0}}}),
 }

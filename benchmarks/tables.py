@@ -111,11 +111,12 @@ def methods(rows: list[dict[str, str]], ranked: bool) -> str:
             ]
         )
     head = ["method", *(f"{length} bits" for length in bits), "seeds", "training, s"]
+    features = ", features not counted" if rows[0]["backbone"].startswith("timm/") else ""
     facts = [sorted({row[key] for row in rows}) for key in ("top_k", "data_copy", "device", "commit")]
     (top_k,), (data,), devices, commits = facts
     return (
         f"{table(head, lines)}\n\nmAP@{top_k}, exact expectation over ties; mean ± standard deviation over seeds. Training time "
-        f"at {bits[-1]} bits, features not counted, beside another run on the same machine. Data: {data}. Machine: "
+        f"at {bits[-1]} bits{features}, beside another run on the same machine. Data: {data}. Machine: "
         f"{'; '.join(devices)}. Commit {', '.join(commit[:12] for commit in commits)}."
     )
 
@@ -142,6 +143,7 @@ TABLES: dict[str, dict[tuple[str, str], Callable[[str], str]]] = {
         for file, names in (
             ("baselines", ("tiny-imagenet", "tiny-imagenet-unseen", "cifar10-54k")),
             ("ablations", ("tiny-imagenet", "cifar10-54k")),
+            ("ablations-whole", ("cifar10-54k",)),
         )
         for name in names
     },
