@@ -1,7 +1,7 @@
 """hashzoo: a model zoo for deep hashing.
 
 >>> import hashzoo
->>> [info.name for info in hashzoo.list_models("dahp-resnet18-*", bits=48, dataset="cifar10")]
+>>> [info.name for info in hashzoo.list_models("dahp-resnet18-*bit", bits=48, dataset="cifar10")]
 ['dahp-resnet18-cifar10-48bit']
 """
 

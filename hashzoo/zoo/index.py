@@ -141,7 +141,7 @@ def list_models(
         dataset: only models trained on this data set.
         method: only models of this method.
 
-    >>> [info.bits for info in list_models("dahp-resnet18-*", dataset="cifar10")]
+    >>> [info.bits for info in list_models("dahp-resnet18-*bit", dataset="cifar10")]
     [12, 24, 32, 48]
     """
     found: dict[str, ModelInfo] = {}
