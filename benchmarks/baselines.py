@@ -27,7 +27,8 @@ from hashzoo.files import replacing
 from hashzoo.registry import registry
 from hashzoo.training import Recipe, make_recipe, read_recipe, train
 from hashzoo.zoo.index import shipped_folder
-from hashzoo.zoo.results import Repeat, ResultRow, Results, TrainingFacts
+from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
+from hashzoo.zoo.table import read_entries
 
 RESULTS = Path(__file__).parent / "results"
 BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}
@@ -60,14 +61,10 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "dahp, on maps": ("dahp", ON_MAPS),
     "dahp with attention, on maps": ("dahp", ON_MAPS | {"head": {"name": "dual-attention"}}),
 }
-# the same of a network trained whole: name of a variant -> the shipped model whose recipe it has, and what is changed
-DSBH, DPHB = "dsbh-cnn3-cifar10-48bit.5k", "dphb-alexnet-cifar10-48bit.5k"
-WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "dsbh": (DSBH, {}),
-    "dsbh, clamp in place of sign": (DSBH, {"quantizer": {"name": "clamp"}}),
-    "dsbh without balance": (DSBH, {"loss": {"args": {"balance_weight": 0.0}}}),
-    "dphb": (DPHB, {}),
-    "dphb without labels": (DPHB, {"loss": {"args": {"label_weight": 0.0}}}),
+# the ablations that `--whole` makes -> the shipped model whose recipe and seeds they have
+WHOLE = {
+    **dict.fromkeys(("dsbh", "dsbh, clamp in place of sign", "dsbh without balance"), "dsbh-cnn3-cifar10-48bit.5k"),
+    **dict.fromkeys(("dphb", "dphb without labels"), "dphb-alexnet-cifar10-48bit.5k"),
 }
 FIELDS = [
     "method", "backbone", "protocol", "bits", "seed", "map", "ties", "top_k", "map_float_cosine", "map_deephash",
@@ -99,15 +96,12 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
     return make_recipe(method, bits=bits, dataset=dataset, protocol=protocol, seed=seed, changes=changes)
 
 
-def whole_recipe(variant: str, protocol: str, bits: int, seed: int) -> Recipe:
+def whole_recipe(variant: str, seed: int) -> Recipe:
     """The recipe of a cell of `--whole`."""
-    model, ablation = WHOLE[variant]
-    shipped = read_recipe(shipped_folder() / model / "recipe.toml")
-    budget = shipped.model_dump(include={"optimization", "augment"})
-    changes = {**budget, **ablation}
-    return make_recipe(
-        shipped.method, bits=bits, dataset=shipped.dataset, protocol=protocol, seed=seed, changes=changes
-    )
+    recipe = read_recipe(shipped_folder() / WHOLE[variant] / "recipe.toml")
+    changes = recipe.model_dump(include={"optimization", "augment"}) | ABLATIONS[variant][1]
+    facts = recipe.model_dump(include={"method", "bits", "dataset", "protocol"})
+    return make_recipe(**facts, seed=seed, changes=changes)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -140,11 +134,10 @@ def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, An
     return line(recipe, row, training) | {"evaluate_seconds": round(seconds, 1)}
 
 
-def shipped(model: str, recipe: Recipe) -> dict[str, Any]:
+def shipped(recipe: Recipe, model: str) -> dict[str, Any]:
     """The cell that a model of the zoo, or a repeat of it, is."""
-    results = read_json(Results, shipped_folder() / model / "results.json")
-    runs = [Repeat(training=results.training, row=results.rows[0]), *results.repeats]
-    (run,) = (run for run in runs if run.row.seed == recipe.seed)
+    (entry,) = (entry for entry in read_entries(shipped_folder()) if entry.config.name == model)
+    (run,) = (run for run in entry.runs if run.row.seed == recipe.seed)
     return line(recipe, run.row, run.training) | {"evaluate_seconds": ""}
 
 
@@ -168,9 +161,12 @@ def main() -> None:
     parser.add_argument("--protocol", choices=list(BITS), action="append", help="default all")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
     parser.add_argument("--reverse", action="store_true")
-    parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--whole", action="store_true")
+    table_of = parser.add_mutually_exclusive_group()
+    table_of.add_argument("--ablations", action="store_true")
+    table_of.add_argument("--whole", action="store_true", help="of cifar10-54k alone")
     chosen = parser.parse_args()
+    if chosen.whole and chosen.protocol:
+        parser.error("--whole takes the protocol of the models' recipes; leave --protocol out.")
     torch.set_num_threads(1)
     table, order, protocols = "baselines", methods(), list(BITS)
     if chosen.ablations:
@@ -188,9 +184,9 @@ def main() -> None:
                 continue
             if key in {(row["method"], row["protocol"], row["bits"], row["seed"]) for row in read(path)}:
                 continue
-            recipe = (whole_recipe if chosen.whole else recipe_of)(method, protocol, bits, seed)
-            if chosen.whole and not WHOLE[method][1]:
-                row = shipped(WHOLE[method][0], recipe)
+            recipe = whole_recipe(method, seed) if chosen.whole else recipe_of(method, protocol, bits, seed)
+            if chosen.whole and not ABLATIONS[method][1]:
+                row = shipped(recipe, WHOLE[method])
             else:
                 row = measure(recipe, pool, float_cosine=method == "lsh" and bits == BITS[protocol][0])
             add(path, row | {"method": method}, order)

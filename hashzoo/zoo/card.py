@@ -57,7 +57,8 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
     template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
     facts = describe(folder)
     block = environment.from_string(template).render(
-        config=config, training=results.training, rows=results.rows, row=results.rows[0], spread=results.spread(),
+        config=config, training=results.training, rows=results.rows, row=results.rows[0],
+        elsewhere=[row for row in results.rows if (row.dataset or config.dataset) != config.dataset], spread=results.spread(),
         recipe=recipe, size=facts["size"], weights=facts["weights"],
         source=source or (named[1] if named else config.name),
     )  # fmt: skip

@@ -60,6 +60,8 @@ def test_two_protocols_do_not_merge(folder):
             )
         ]
     assert "| 48 | tiny-imagenet | `tiny-imagenet` | **0.5000** |" in str(card)
+    assert "only the figures on another data set are of them" in str(card)
+    assert "- `tiny-imagenet` is of tiny-imagenet, another data set than it was trained on." in str(card)
 
 
 def test_the_first_screen(folder):
