@@ -22,11 +22,19 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ComponentRef(Schema):
-    """A component by its registry name; code is never named by path."""
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
 
-    name: str
-    package: str | None = Field(None, description="the package that registers it; named when it is not installed")
+
+class ComponentRef(Schema):
+    """A component by its registry name; code is never named by path.
+
+    Attributes:
+        package: the distribution that registers it; named when it is not installed.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=192)]
+    package: Name | None = None
     args: dict[str, Any] = {}
 
 
@@ -49,10 +57,6 @@ class PreprocessConfig(Schema):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
-
-
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=96)]
 
 
 class BackboneSource(Schema):
@@ -111,7 +115,9 @@ def validate(schema: type[S], data: object, what: str) -> S:
         if not first["loc"] and first["type"] == "value_error":  # what its own validators say of the whole
             raise ConfigError(f"{what}: {first['ctx']['error']}.") from error
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(f"{what}: {field!r} is wrong ({first['msg']}, got {_short(first['input'])}).") from error
+        raise ConfigError(
+            f"{what}: {_short(field)} is wrong ({first['msg']}, got {_short(first['input'])})."
+        ) from error
 
 
 def read_json(schema: type[S], path: str | os.PathLike[str]) -> S:

@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+from hashzoo.text import clean
+
 
 class HashzooError(Exception):
-    """Base of every error that hashzoo raises for bad input; the command line prints it without a traceback."""
+    """Base of every error that hashzoo raises for bad input; the command line prints it without a traceback.
+
+    Its message is one line, whatever the names and answers that it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 class UnknownNameError(HashzooError, LookupError):

@@ -47,7 +47,10 @@ def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Mod
         if ref.package in installed:
             state = f"which is broken ({installed[ref.package].error}); reinstall it"
         else:
-            state = f"which is not installed; `pip install {ref.package}`"
+            state = (
+                "as the config says, not hashzoo; that package is not installed; "
+                f"`pip install {ref.package}` if you trust who made it"
+            )
         raise PluginError(f"The {kind} {name!r} comes with the package {ref.package}, {state}.") from error
 
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -128,6 +129,50 @@ def test_info_says_what_is_known() -> None:
     said = run("info", MODEL).stdout
     for fact in ("cifar10-full", "licence of weights", "licence of training data", "one seed, 0: spread not known"):
         assert fact in said
+
+
+EVIL = "x\n\x1b[31mError: run `pip install evil`\x9b2J\u202e\r[bold]" + "y" * 9000
+
+
+def test_words_of_others_do_nothing(folder: Path, tmp_path: Path) -> None:
+    """A terminal sees no control character of a config, of results, of file names, of codes, or of a plugin's metadata."""
+    copy = shutil.copytree(shipped_folder() / MODEL, tmp_path / "zoo" / "[red]\x1b[31mzoo\n")
+    config, results = (json.loads((copy / name).read_text()) for name in ("config.json", "results.json"))
+    config |= {"method": EVIL, "dataset": EVIL, "license": EVIL, "classes": [EVIL, *config["classes"]]}
+    row, training = results["rows"][0], results["training"]
+    for facts, keys in ((row, ("protocol", "device", "commit")), (training, ("protocol", "init", "data_license"))):
+        facts.update(dict.fromkeys(keys, EVIL))
+    codes = pq.read_table(copy / "codes.parquet")
+    facts = json.loads(codes.schema.metadata[b"hashzoo"]) | {"model": EVIL, "protocol": EVIL}
+    pq.write_table(codes.replace_schema_metadata({"hashzoo": json.dumps(facts)}), copy / "codes.parquet")
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "results.json").write_text(json.dumps(results))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shutil.copy(folder / "0.png", pictures / "[red]\x1b[31m\n.png")
+    (pictures / "\x1b]0;title\a.png").write_bytes(b"no picture")
+    packages = tmp_path / "packages" / "evil-1.0.dist-info"
+    packages.mkdir(parents=True)
+    (packages / "METADATA").write_text("Name: ev\x1b[31mil\nVersion: 1.0\x1b[2J\n")
+    (packages / "entry_points.txt").write_text("[hashzoo.plugins]\nevil = nowhere\n")
+    place = {"HASHZOO_PATH": str(tmp_path / "zoo")}
+    own = ["list", "info", "verify", "eval"]  # those that read the model
+    for line, words in (
+        (["list"], "pip install evil"),
+        (["info", MODEL], "pip install evil"),
+        (["verify", f"local-dir:{copy}"], "zoo\\n: ok"),
+        (["eval", MODEL, "--from-codes"], "pip install evil"),
+        (["index", pictures, "--out", tmp_path / "index"], "title"),
+        (["search", tmp_path / "index", folder / "0.png"], "[red]\\x1b"),
+        (["search", tmp_path / "index", pictures / "\x1b]0;title\a.png"], "title"),
+        (["plugins"], "ev\\x1b[31mil 1.0\\x1b[2J is broken"),
+    ):
+        changes = place if line[0] in own else {"PYTHONPATH": str(packages.parent)} if line == ["plugins"] else {}
+        done = (run_anew if line == ["plugins"] else run)(*line, **changes)
+        said = done.stdout + done.stderr
+        assert words in said and "Traceback" not in said, (line, said)
+        assert all(part.isprintable() for part in said.split("\n")), (line, said)
+        assert not any(part.startswith("Error: run") for part in said.split("\n")), (line, said)
 
 
 def test_mistyped_name() -> None:

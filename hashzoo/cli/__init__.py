@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hashzoo.cli import bench, demo, evaluate, models, plugins, publish, search, train
+from hashzoo.cli.output import say
 from hashzoo.errors import HashzooError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         import hashzoo
 
-        typer.echo(f"hashzoo {hashzoo.__version__}")
+        say(f"hashzoo {hashzoo.__version__}")
         raise typer.Exit
 
 
@@ -43,7 +44,7 @@ def options(
 
 def main() -> None:
     """Run the command line; an error of the user's is one sentence and exit code 2, a warning is one line."""
-    warnings.showwarning = lambda message, *_, **__: typer.secho(f"Warning: {message}", fg="yellow", err=True)
+    warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", fg="yellow", err=True)
     try:
         app()
     except (HashzooError, OSError) as error:
@@ -52,5 +53,5 @@ def main() -> None:
         said = str(error)
         if isinstance(error, OSError) and error.strerror:
             said = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
-        typer.secho(f"Error: {said}", fg="red", err=True)
+        say(f"Error: {said}", fg="red", err=True)
         sys.exit(2)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.cli.output import Json, print_json, print_table, say
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,4 +56,4 @@ def search(
     print_table(
         ["limit", "G pairs/s a core, or GB/s"], [[name, f"{value:.1f}"] for name, value in result["limits"].items()]
     )
-    typer.echo(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
+    say(", ".join(f"{name} {value}" for name, value in result["machine"].items()))

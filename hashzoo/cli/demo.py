@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hashzoo.cli.output import print_table
+from hashzoo.cli.output import print_table, say
 from hashzoo.cli.search import FOR_PICTURES, find_images, make_index, scan
 from hashzoo.errors import ImageError
+from hashzoo.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ def demo(
     from hashzoo.files import write_text
 
     write_text(out / "index.html", page)
-    typer.echo(f"Open {out / 'index.html'} in a browser.")
+    say(f"Open {out / 'index.html'} in a browser.")
 
 
 def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[dict[str, Any]]]:
@@ -161,7 +162,9 @@ def _render(title: str, groups: list[dict[str, Any]]) -> str:
 
     template = importlib.resources.files("hashzoo.cli").joinpath("demo.html.jinja").read_text(encoding="utf-8")
     return (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        jinja2.Environment(
+            autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: clean(value, 1 << 20)
+        )
         .from_string(template)
         .render(title=title, groups=groups)
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.cli.output import Json, print_json, print_table, say
 from hashzoo.errors import HashzooError
 
 
@@ -108,7 +108,7 @@ def fetch(
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
         fetched.append({"name": name, "folder": folder, "size": size})
         if not as_json:
-            typer.echo(f"{name}: {size / 1e6:.1f} MB in {folder}")
+            say(f"{name}: {size / 1e6:.1f} MB in {folder}")
     if as_json:
         print_json(fetched)
 
@@ -179,6 +179,6 @@ def verify(
         print_json(reports)
     else:
         for report in reports:
-            typer.echo(f"{report['name']}: {'ok' if report['ok'] else '; '.join(report['problems'])}")
+            say(f"{report['name']}: {'ok' if report['ok'] else '; '.join(report['problems'])}")
     if not all(report["ok"] for report in reports):
         raise typer.Exit(1)

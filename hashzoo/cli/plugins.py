@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.cli.output import Json, print_json, print_table, say
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,10 +49,10 @@ def plugins(as_json: Json = False) -> None:
     print_table(["package", "version", "API", "kind", "name", "what it is"], rows)
     for plugin in found.plugins:
         if plugin.error:
-            typer.secho(f"{plugin.distribution} {plugin.version} is broken: {plugin.error}", fg="red")
-            typer.secho(f"  fix {plugin.where}", fg="red")
+            say(f"{plugin.distribution} {plugin.version} is broken: {plugin.error}", fg="red")
+            say(f"  fix {plugin.where}", fg="red")
     for clash in clashes:
-        typer.secho(
+        say(
             f"{clash['kind']} {clash['name']!r} is registered by {' and '.join(clash['packages'])}: "
             "write package/name.",
             fg="yellow",
@@ -73,7 +73,7 @@ def new(
     from hashzoo.scaffold import write_package
 
     folder = write_package(name, kind, Path.cwd())
-    typer.echo(f"{folder}: `pip install -e {name}`, then `pytest {name}`")
+    say(f"{folder}: `pip install -e {name}`, then `pytest {name}`")
 
 
 def check(
@@ -114,18 +114,18 @@ def check(
     for kind, full in names:
         if full.endswith("/*"):  # a family has as many members as there are models; one is checked by its name
             if not as_json:
-                typer.echo(f"{kind} {full}: not checked; name a member of this family")
+                say(f"{kind} {full}: not checked; name a member of this family")
             continue
         subject = Subject(kind, full)
         results = subject.results()
         report += [{"subject": str(subject), "check": r.check, "ok": r.ok, "problem": r.problem} for r in results]
         if not as_json:
             failed = sum(not result.ok for result in results)
-            typer.echo(f"{subject}: {len(results)} checks, " + (f"{failed} failed" if failed else "all passed"))
+            say(f"{subject}: {len(results)} checks, " + (f"{failed} failed" if failed else "all passed"))
     wrong = [result for result in report if not result["ok"]]
     if as_json:
         print_json(report)
     for result in [] if as_json else wrong:
-        typer.secho(f"{result['subject']}: {result['check']}: {result['problem']}", fg="red")
+        say(f"{result['subject']}: {result['check']}: {result['problem']}", fg="red")
     if wrong:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.cli.output import Json, print_json, print_table, say
 from hashzoo.errors import HubError
 
 
@@ -38,7 +38,7 @@ def publish(
         folders = sorted(path.parent for path in shipped_folder().glob("*/config.json"))
         bare = [path for path in folders if not (path / "model.safetensors").exists()]
         for path in bare:
-            typer.echo(f"{path.name} is left out: it ships without its weights.", err=True)
+            say(f"{path.name} is left out: it ships without its weights.", err=True)
         plans = [publishing.plan(path, f"{repo}/{path.name}") for path in folders if path not in bare]
     else:
         assert folder is not None
@@ -54,7 +54,8 @@ def publish(
         rows = [[name, state, plan.sizes[name]] for name, state in plan.states.items()]
         print_table([f"{plan.repo} ({'new' if plan.parent is None else plan.parent[:12]})", "state", "bytes"], rows)
         if not push and "README.md" in plan.changed:
-            typer.echo(plan.card)
-        typer.echo(done or f"Nothing was sent; {len(plan.changed)} files would change. Add --push to publish.")
+            for line in plan.card.split("\n"):
+                say(line)
+        say(done or f"Nothing was sent; {len(plan.changed)} files would change. Add --push to publish.")
     if as_json:
         print_json(reports)

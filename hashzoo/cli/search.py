@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from hashzoo.cli.output import Json, print_json, print_table
+from hashzoo.cli.output import Json, print_json, print_table, say
 from hashzoo.errors import CodesError, HashzooError, ImageError
 
 if TYPE_CHECKING:
@@ -174,12 +174,11 @@ def make_index(
         if known.outdated:  # only now: a kill before leaves an item twice for a while, never not at all
             store.remove(out, known.outdated)
     for line in skipped:
-        console.print(line, style="yellow", highlight=False, soft_wrap=True)
-    console.print(
+        say(line, fg="yellow", err=True)
+    say(
         f"{out}: {count['added']} added, {count['changed']} changed and encoded again, {known.vanished} vanished and "
         f"dropped, {len(known.done)} there already, {len(skipped)} skipped.",
-        highlight=False,
-        soft_wrap=True,
+        err=True,
     )
     if not store.parts(out):
         raise ImageError(f"None of the {len(files)} images could be read, so there is no index at {out}.")

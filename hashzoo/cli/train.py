@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hashzoo.cli.output import say
 from hashzoo.errors import ConfigError
 
 
@@ -60,4 +61,4 @@ def train(
             changes=changes,
         )
     folder = run(recipe, out, device=device)
-    typer.echo(folder)
+    say(folder)

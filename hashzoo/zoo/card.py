@@ -14,12 +14,18 @@ import yaml
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import ConfigError
 from hashzoo.files import write_text
+from hashzoo.text import clean
 from hashzoo.zoo.index import describe
 from hashzoo.zoo.results import Results
 
 BEGIN = "<!-- hashzoo:begin, generated; write your own paragraphs below hashzoo:end -->"
 END = "<!-- hashzoo:end -->"
+NO_ORIGIN = "The method is described in the README of the package that registers it."
 FRONT = re.compile(r"\A---\r?\n(.*?)\n---(?:\r?\n|\Z)", re.DOTALL)
+
+
+class Markdown(str):
+    """Words that may format a card."""
 
 
 def write_card(folder: str | Path) -> None:
@@ -52,6 +58,7 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_inline,
         keep_trailing_newline=True,
     )
     template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
@@ -59,12 +66,24 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
     block = environment.from_string(template).render(
         config=config, training=results.training, rows=results.rows, row=results.rows[0],
         elsewhere=[row for row in results.rows if (row.dataset or config.dataset) != config.dataset], spread=results.spread(),
-        recipe=recipe, size=facts["size"], weights=facts["weights"],
+        recipe=recipe, origin=_paragraph(recipe.get("origin") or NO_ORIGIN), size=facts["size"], weights=facts["weights"],
         source=source or (named[1] if named else config.name),
     )  # fmt: skip
     own = own_words(old)
     text = f"{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
     return _with_front(_metadata(config, results), old, text)
+
+
+def _inline(value: object) -> object:
+    """Keep a value on its line of the card, and its letters from opening a link, a tag, code or a cell."""
+    if not isinstance(value, str) or isinstance(value, Markdown):
+        return value
+    return re.sub(r"[<\[\]`|]", lambda sign: f"&#{ord(sign[0])};", clean(value))
+
+
+def _paragraph(words: object) -> Markdown:
+    """Let a recipe's own words into the card as they are, but for HTML."""
+    return Markdown("\n".join(clean(line).replace("<", "&lt;") for line in str(words).split("\n")))
 
 
 def own_words(card: str) -> str:

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import tomllib
 
 import pytest
+import tomli_w
 from huggingface_hub import ModelCard
 
 from hashzoo.zoo.card import BEGIN, END, merge_own, own_words, render_card
@@ -148,3 +150,19 @@ def test_metadata_that_cannot_be_read(folder, front):
     card = render_card(folder)
     assert merge_own(card, f"---\n{front}\n---\nWords.\n").endswith("\n\nWords.\n")
     assert ModelCard(merge_own(card, f"---\n{front}\n---\n")).data.license == "apache-2.0"
+
+
+def test_words_of_others_stay_words(folder):
+    """What a config, results and a recipe say can open no line, link, tag or cell of the card."""
+    evil = "x\n# Error `code` | cell <img src=x> [link](evil)\u202e"
+    edit_results(folder, lambda results: results["training"].update(init=evil, data_license=evil))
+    edit_results(folder, lambda results: results["rows"][0].update(device=evil, protocol=evil))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"license": evil, "classes": [evil], "dataset": evil}))
+    recipe = tomllib.loads((folder / "recipe.toml").read_text()) | {"origin": "Of *ours* `dsbh` <script>"}
+    (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    text = render_card(folder).partition(BEGIN)[2]
+    assert "Error &#96;code&#96; &#124; cell &#60;img src=x> &#91;link&#93;(evil)\\u202e" in text
+    for part in ("\n# Error", "<img", "[link", "| cell", "\u202e", "<script"):
+        assert part not in text
+    assert "Of *ours* `dsbh` &lt;script>" in text

@@ -294,9 +294,15 @@ def test_components_that_are_not_installed(folder):
         open_folder(folder)
     edit_config(folder, head={"name": "fancy", "package": "zoo-fancy"})
     with pytest.raises(
-        PluginError, match=r"The head 'fancy' comes with the package zoo-fancy, .*; `pip install zoo-fancy`"
+        PluginError,
+        match=r"The head 'fancy' comes with the package zoo-fancy, as the config says, not hashzoo; .*`pip install zoo-fancy` if",
     ):
         open_folder(folder)
+    for package in ("evil; rm -rf /", "--index-url=evil", "a\nb", "git+https://evil", "a b", "", "e" * 97):
+        edit_config(folder, head={"name": "fancy", "package": package})
+        with pytest.raises(ConfigError, match=r"'head\.package' is wrong") as refused:
+            open_folder(folder)
+        assert "pip install" not in str(refused.value)
 
 
 # Saving that is stopped
