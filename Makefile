@@ -19,8 +19,9 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/ready
 	$(BIN)/hashzoo demo $(IMAGES)
 
+# TESTS="tests/data plugins" runs a part
 test: lint
-	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q -n auto
+	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q -n auto $(TESTS)
 
 lint: .venv/ready
 	$(BIN)/ruff check -q .

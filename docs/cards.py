@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add each card and its plot."""
-    for name in ("README.md", "pr-curve.png"):
+    """Add each card, and the files beside it that it shows or links to."""
+    for name in ("README.md", "pr-curve.png", "recipe.toml"):
         for path in sorted(ROOT.glob(f"model_cards/*/{name}")):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files

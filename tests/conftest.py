@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# No test asks the real Hub. Those of tests/hub talk to a hub of their own, from processes that do not inherit this.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 @dataclass
 class Site:
@@ -116,6 +119,20 @@ def encoded():
         return buffer.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def real_pool():
+    """Open a real data set that `$HASHZOO_DATA` holds; where it does not, skip the test."""
+    from hashzoo.data import open_pool
+
+    def open_it(name):
+        roots = os.environ.get("HASHZOO_DATA", "")
+        if not any(Path(root, name).is_dir() for root in roots.split(os.pathsep) if root):
+            pytest.skip(f"no real {name} to check the protocols on: HASHZOO_DATA is {roots!r}")
+        return open_pool(name)
+
+    return open_it
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 def site(tmp_path_factory):
     """Build the site; give its folder."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]  # --quiet would hide warnings
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return folder
@@ -67,7 +67,8 @@ def test_the_cards_are_on_the_site(site):
     for card in cards:
         assert f'href="../model_cards/{card.parent.name}/"' in page
         assert (site / "model_cards" / card.parent.name / "index.html").exists()
-        assert (site / "model_cards" / card.parent.name / "pr-curve.png").exists()
+        for name in ("pr-curve.png", "recipe.toml"):
+            assert (site / "model_cards" / card.parent.name / name).exists()
 
 
 def parse(line):

@@ -1,5 +1,4 @@
 import dataclasses
-import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +10,6 @@ from hashzoo.data import ImagePool, Protocol, dataset_names, get_protocol, make_
 from hashzoo.data.datasets import default_protocol
 from hashzoo.errors import CodesError, DataError, UnknownNameError
 from hashzoo.preprocess import Preprocess, read_image
-
-REAL = os.environ.get("HASHZOO_DATA")
 
 
 @pytest.fixture
@@ -348,9 +345,8 @@ def test_drawing_by_class_needs_one_label_an_image(tiny_pool, rule):
 # The real data
 
 
-@pytest.mark.skipif(not REAL, reason="HASHZOO_DATA is not set: no real CIFAR-10 to check the protocols on")
-def test_cifar10():
-    pool = open_pool("cifar10")
+def test_cifar10(real_pool):
+    pool = real_pool("cifar10")
     assert len(pool) == 60_000
     assert np.bincount(pool.labels).tolist() == [6000] * 10
     sizes = {
@@ -372,9 +368,8 @@ def test_cifar10():
     holds_out("cifar10-unseen", pool, classes=3, queries=1000, images=5000)
 
 
-@pytest.mark.skipif(not REAL, reason="HASHZOO_DATA is not set: no real Tiny-ImageNet to check the protocols on")
-def test_tiny_imagenet():
-    pool = open_pool("tiny-imagenet")
+def test_tiny_imagenet(real_pool):
+    pool = real_pool("tiny-imagenet")
     lists = make_lists(get_protocol("tiny-imagenet"), pool)
     assert tuple(map(len, (lists.query, lists.train, lists.database))) == (10_000, 100_000, 100_000)
     holds_out("tiny-imagenet-unseen", pool, classes=50, queries=50, images=500)
