@@ -100,6 +100,9 @@ class Backbone(Protocol):
     `pretrained` asks for the backbone's own published weights where it has any (training only: loading a model never
     downloads). Input: float (N, 3, H, W), already normalised. Output: float (N, *feature_shape).
 
+    A backbone that has layers for training only (batch normalisation, say) has a method `fold()`: it is called once, after
+    training and in evaluation mode, merges them into the others, and returns the arguments that build what is left.
+
     Attributes:
         num_features: number of channels D.
         feature_shape: (D,) for vectors, (D, H, W) for maps; H and W hold at the backbone's usual input size.

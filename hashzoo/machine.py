@@ -1,6 +1,7 @@
 """The machine at hand: what a number rests on besides the data (commit, device, libraries), and the memory left."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -10,8 +11,11 @@ from hashzoo.errors import CodesError, HashzooError
 
 
 def commit() -> str:
-    """The commit of the checkout hashzoo runs from, with "+changes" if files differ from it; "unknown" elsewhere."""
-    root = Path(__file__).parent.parent
+    """The commit of the checkout hashzoo runs from, with "+changes" if files differ from it; "unknown" elsewhere.
+
+    `$HASHZOO_COMMIT` says it where hashzoo runs from a copy without git's folder.
+    """
+    root, elsewhere = Path(__file__).parent.parent, os.environ.get("HASHZOO_COMMIT") or "unknown"
     try:
         found = subprocess.run(  # an environment may lie in the checkout of another project
             ["git", "rev-parse", "--show-toplevel", "HEAD"],  # noqa: S607
@@ -19,13 +23,13 @@ def commit() -> str:
         )  # fmt: skip
         top, head = found.stdout.splitlines()
         if Path(top).resolve() != root.resolve():
-            return "unknown"
+            return elsewhere
         dirty = subprocess.run(  # untracked files change no number
             ["git", "status", "--porcelain", "--untracked-files=no", "hashzoo", "plugins"],  # noqa: S607
             cwd=root, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return elsewhere
     return head + ("+changes" if dirty.stdout.strip() else "")
 
 
@@ -76,6 +80,17 @@ def processor() -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides numbers."""
     return {name: importlib.metadata.version(name) for name in ("hashzoo", "torch", "torchvision", "timm", "numpy")}
+
+
+def local_data(name: str) -> list[Path]:
+    """Paths of `name` in the folders of local data that `$HASHZOO_DATA` lists, as PATH does; they need not exist.
+
+    >>> import os
+    >>> os.environ["HASHZOO_DATA"] = os.pathsep.join(["/data", "/more"])
+    >>> [str(path) for path in local_data("cifar10")]
+    ['/data/cifar10', '/more/cifar10']
+    """
+    return [Path(root, name) for root in os.environ.get("HASHZOO_DATA", "").split(os.pathsep) if root]
 
 
 def need_memory(size: int, what: str, way_out: str) -> None:

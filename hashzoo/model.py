@@ -126,8 +126,7 @@ class HashModel(nn.Module):
     def relaxed(self, batch: Tensor, precision: Literal["float32", "bfloat16"] | None = None) -> Tensor:
         """Map a uint8 batch (N, 3, *size), already fitted, to u, float32 (N, K) on the CPU.
 
-        Precision is float32 on the CPU, where it makes codes that are the same on every machine up to rounding, and
-        bfloat16 on CUDA, unless given.
+        Precision is float32 unless given: it makes codes that are the same on every machine up to rounding.
         """
         with self.encoding(precision):
             return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
@@ -135,7 +134,7 @@ class HashModel(nn.Module):
     @contextlib.contextmanager
     def encoding(self, precision: Literal["float32", "bfloat16"] | None = None) -> Iterator[None]:
         """Evaluation mode, without gradients, in the precision that `relaxed` says; each part's own mode comes back."""
-        precision = precision or ("bfloat16" if self.device.type == "cuda" else "float32")
+        precision = precision or "float32"
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:

@@ -1,13 +1,12 @@
 """timm and torchvision models as backbones."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hashzoo.errors import ConfigError, unknown
+from hashzoo.machine import local_data
 
 
 class Timm(nn.Module):
@@ -27,8 +26,8 @@ class Timm(nn.Module):
 
         if not timm.is_model(model):
             raise unknown("timm model", model, timm.list_models(), "`timm.list_models()` shows all.")
-        data = os.environ.get("HASHZOO_DATA")
-        files = sorted(Path(data, "weights").glob(f"{model}.*.safetensors")) if pretrained and data else []
+        folders = local_data("weights") if pretrained else []
+        files = [path for folder in folders for path in sorted(folder.glob(f"{model}.*.safetensors"))]
         if files:
             args = {"pretrained_cfg_overlay": {"file": str(files[0])}} | args
         # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained

@@ -28,27 +28,35 @@ def pairwise_likelihood(codes: Tensor, labels: Tensor, scale: float, balanced: b
     0.0001
     """
     similar = (labels[:, None] == labels[None]) if labels.ndim == 1 else (labels @ labels.T > 0)
-    off_diagonal = ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
-    s = similar[off_diagonal].to(codes.dtype)
-    if not len(s):
+    pairs = len(codes) * (len(codes) - 1)
+    if not pairs:
         return codes.sum() * 0.0
-    theta = (scale / 2 * (codes @ codes.T))[off_diagonal]
-    terms = F.softplus(theta) - s * theta
+    # weights, not a selection: the number of selected pairs would make the CPU wait for the GPU
+    counted = 1 - torch.eye(len(codes), dtype=codes.dtype, device=codes.device)
+    s = similar.to(codes.dtype)
+    theta = scale / 2 * (codes @ codes.T)
+    terms = (F.softplus(theta) - s * theta) * counted
     if balanced:
-        positive = s.sum()
-        terms = terms * torch.where(s > 0, len(s) / positive.clamp(min=1), len(s) / (len(s) - positive).clamp(min=1))
-    return terms.mean()
+        positive = (s * counted).sum()
+        terms = terms * torch.where(similar, pairs / positive.clamp(min=1), pairs / (pairs - positive).clamp(min=1))
+    return terms.sum() / pairs
 
 
-def classification(logits: Tensor, targets: Tensor) -> Tensor:
+def classification(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy for class indices (N,), binary cross-entropy for 0/1 targets (N, C); a scalar mean.
+
+    Args:
+        logits: float (N, C).
+        targets: int64 (N,), or float (N, C).
+        label_smoothing: this share of the target is spread over all classes (Szegedy et al., CVPR 2016); of a 0/1 target, half
+            of it goes to the other answer.
 
     >>> round(classification(torch.zeros(1, 4), torch.tensor([2])).item(), 4)  # log 4
     1.3863
     """
     if targets.ndim == 1:
-        return F.cross_entropy(logits, targets)
-    return F.binary_cross_entropy_with_logits(logits, targets)
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    return F.binary_cross_entropy_with_logits(logits, targets * (1 - label_smoothing) + label_smoothing / 2)
 
 
 class Classification(nn.Module):
@@ -58,16 +66,18 @@ class Classification(nn.Module):
         bits: K.
         num_classes: C.
         multi_label: binary cross-entropy in place of cross-entropy.
+        label_smoothing: of `classification`.
 
     >>> u = torch.zeros(2, 12)
     >>> list(Classification(12, 10)(HashOutput(u=u, codes=u), torch.tensor([3, 9])))
     ['class']
     """
 
-    def __init__(self, bits: int, num_classes: int, multi_label: bool = False) -> None:
+    def __init__(self, bits: int, num_classes: int, multi_label: bool = False, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.classifier = nn.Linear(bits, num_classes)
+        self.label_smoothing = label_smoothing
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
         """Return the term "class"."""
-        return {"class": classification(self.classifier(output.codes), targets)}
+        return {"class": classification(self.classifier(output.codes), targets, self.label_smoothing)}

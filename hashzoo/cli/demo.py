@@ -14,6 +14,7 @@ import typer
 from hashzoo.cli.output import print_table, say
 from hashzoo.cli.search import FOR_PICTURES, find_images, make_index, scan
 from hashzoo.errors import ImageError
+from hashzoo.machine import local_data
 from hashzoo.text import clean
 
 if TYPE_CHECKING:
@@ -128,13 +129,10 @@ def _photos() -> Path:
 
 def _database_pictures(protocol: str) -> Callable[[int], str | None]:
     """Give a database image by its position in the data set, if $HASHZOO_DATA holds the data set; else None."""
-    import os
-
     from hashzoo.data import get_protocol, open_pool
 
     dataset = get_protocol(protocol).dataset
-    root = os.environ.get("HASHZOO_DATA")
-    if not root or not Path(root, dataset).is_dir():
+    if not any(path.is_dir() for path in local_data(dataset)):
         return lambda position: None
     pool = open_pool(dataset)
     return lambda position: _thumbnail(pool.images[position])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from hashzoo.config import PreprocessConfig, Schema, validate
 from hashzoo.errors import DataError, unknown
-from hashzoo.machine import need_memory
+from hashzoo.machine import local_data, need_memory
 from hashzoo.preprocess import Preprocess, read_image
 
 
@@ -34,6 +33,8 @@ class DatasetSpec(Schema):
     splits: tuple[str, ...]
     protocol: str
     copies: dict[str, str] = Field(default_factory=dict)
+    pixels: dict[str, str] = Field(default_factory=dict)
+    encodings: dict[str, str] = Field(default_factory=dict)
 
 
 @cache
@@ -111,20 +112,31 @@ class ImagePool:
 
     @cached_property
     def copy(self) -> str:
-        """Which copy of the data this is, told by the sha256 over all encoded images in order."""
+        """Which copy of the data this is, told by the sha256 over all encoded images in order, or else over their pixels."""
         digest = hashlib.sha256()
         for image in self.images:
             digest.update(image)
-        key = digest.hexdigest()
-        known = _specs()[self.name].copies.get(key) if self.name in _specs() else None
+        key, spec = digest.hexdigest(), _specs().get(self.name)
+        known = spec.copies.get(key) if spec else None
+        if spec and spec.pixels and not known:
+            pixels = spec.encodings.get(key) or self._pixels_sha256()
+            if official := spec.pixels.get(pixels):
+                return f"{official} (sha256 of all pixels {pixels[:16]})"
         return f"{known or 'copy not known to hashzoo'} (sha256 {key[:16]})"
+
+    def _pixels_sha256(self) -> str:
+        """The sha256 over all decoded images in order, each uint8 (H, W, 3)."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(read_image(image).permute(1, 2, 0).contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def open_pool(name: str) -> ImagePool:
     """Load a data set's images (encoded) and labels.
 
-    Looked for in this order: `$HASHZOO_DATA/<name>`, a folder `name` itself (Parquet files named after their split, or an
-    image folder of one folder a class in one folder a split), the Hub id of a known name.
+    Looked for in this order: `<name>` in the folders that `$HASHZOO_DATA` lists; a folder `name` itself (Parquet files named
+    after their split, or an image folder of one folder a class in one folder a split); the Hub id of a known name.
 
     Raises:
         UnknownNameError: neither a known data set nor a folder.
@@ -133,8 +145,8 @@ def open_pool(name: str) -> ImagePool:
     import datasets
 
     spec = _specs().get(name)
-    local = Path(os.environ["HASHZOO_DATA"], name) if os.environ.get("HASHZOO_DATA") else None
-    folder = local if local is not None and local.is_dir() else Path(name) if Path(name).is_dir() else None
+    local = [path for path in local_data(name) if path.is_dir()]
+    folder = local[0] if local else Path(name) if Path(name).is_dir() else None
     if folder is None and spec is None:
         raise unknown(
             "data set", name, _specs(), f"known are {', '.join(dataset_names())}, or give a folder of Parquet files."

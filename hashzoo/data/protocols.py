@@ -26,6 +26,7 @@ class Protocol(Schema):
         name: two numbers under different names are never put in one column.
         top_k: mAP@K; None is mAP over the whole database.
         unseen: so many classes are kept out of training; queries and database are of them alone.
+        unseen_classes: which they are, by index; empty: drawn.
         draw: key of the drawn lists and classes; protocols that share it share their draws.
         sha256: of each list, checked whenever the lists are made.
     """
@@ -38,6 +39,7 @@ class Protocol(Schema):
     database: str
     top_k: Annotated[int, Field(ge=1)] | None = None
     unseen: Annotated[int, Field(ge=0)] = 0
+    unseen_classes: tuple[int, ...] = ()
     draw: str = ""
     sha256: dict[str, str] = Field(default_factory=dict)
 
@@ -103,7 +105,10 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
                 )
             chosen = np.arange(*pool.bounds[argument], dtype=np.int64)
         elif rule == "per-class":
-            chosen = _draw(protocol, pool, free, int(argument))
+            count, _, split = argument.partition("@")
+            among = np.zeros(len(pool), dtype=bool)
+            among[slice(*(pool.bounds[split] if split else (None,)))] = True
+            chosen = _draw(protocol, pool, free & among, int(count))
         else:
             left = free.copy()
             if rule == "rest+train":
@@ -124,16 +129,19 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
 
 
 def _unseen(protocol: Protocol, pool: ImagePool) -> NDArray[np.bool_]:
-    """Mark, bool (C,), the first `unseen` classes by the sha256 of "draw:class:index": the same in any language."""
+    """Mark, bool (C,), the protocol's unseen classes: as listed, or drawn as `_draw` draws, by "draw:class:index"."""
     _check_single_label(protocol, pool)
     count = len(pool.classes)
+    marked = np.zeros(count, dtype=bool)
+    if protocol.unseen_classes:
+        marked[list(protocol.unseen_classes)] = True
+        return marked
     if count <= protocol.unseen:
         raise DataError(
             f"Protocol {protocol.name} keeps {protocol.unseen} classes out of training, but {pool.name} has {count}; "
             "none is left to train on."
         )
     order = sorted(range(count), key=lambda index: hashlib.sha256(f"{protocol.draw}:class:{index}".encode()).digest())
-    marked = np.zeros(count, dtype=bool)
     marked[order[: protocol.unseen]] = True
     return marked
 

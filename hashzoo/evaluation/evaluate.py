@@ -48,7 +48,7 @@ def evaluate(
     Args:
         folder: a model's folder with results.json (its training facts give the seed).
         protocol: default the one it was trained under.
-        device: "cpu" (float32) or "cuda" (bfloat16).
+        device: "cpu" or "cuda", in float32 on both.
         pool: the data set, if it is loaded already.
         float_cosine: also measure the backbone's features themselves, ranked by cosine.
 
@@ -91,7 +91,7 @@ def evaluate(
         data_copy=pool.copy,
         weights_sha256=config.weights_sha256,
         device=machine.device_name(device),
-        precision="float32" if device == "cpu" else "bfloat16",
+        precision="float32",
         seconds=round(time.monotonic() - began, 1),
         images_per_s=None if images_per_s is None else round(images_per_s, 1),
         commit=machine.commit(),

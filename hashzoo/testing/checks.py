@@ -28,7 +28,8 @@ from hashzoo.model import HashModel
 from hashzoo.registry import GROUP, HOOKS, registry
 from hashzoo.testing.rigs import BITS, CLASSES, CONTRACT, BackboneRig, LossRig, MethodRig, Rig, made_up_pool
 from hashzoo.training import read_recipe, train
-from hashzoo.training.loop import build, make_optimizer
+from hashzoo.training.loop import build
+from hashzoo.training.optimizer import make_optimizer
 from hashzoo.training.recipe import recipe_toml
 from hashzoo.zoo import load
 from hashzoo.zoo.folder import open_folder, save_folder

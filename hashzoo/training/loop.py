@@ -10,24 +10,23 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from hashzoo import machine
 from hashzoo.config import BackboneSource, ModelConfig, read_json
-from hashzoo.data import ImagePool, backbone_features, get_protocol, make_lists, open_pool
+from hashzoo.data import ImagePool, get_protocol, make_lists, open_pool
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
 from hashzoo.hookspecs import HashOutput
 from hashzoo.model import HashModel, build_component
-from hashzoo.training.recipe import Augment, Optimization, Recipe, recipe_toml
+from hashzoo.training.batches import Validation, draw, keep_aside, load, onto
+from hashzoo.training.optimizer import average_of, make_optimizer, set_learning_rate
+from hashzoo.training.recipe import Recipe, recipe_toml
 from hashzoo.zoo.folder import open_folder, save_folder, stored_dtype
 from hashzoo.zoo.index import resolve
 from hashzoo.zoo.probe import write_probe
@@ -38,8 +37,8 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     """Run a recipe and write the model's folder to `out/<name>`.
 
     After every epoch `out/checkpoint.pt` and `out/log.csv` are replaced; a run that was killed goes on from there, and on the
-    CPU ends in the same weights as one that was not. The last epoch's weights are kept. A finished run is left as it is.
-    Started by `accelerate launch` in several processes, each takes its share of every batch, and the loss sees the whole.
+    CPU ends in the same weights as one that was not. A finished run is left as it is. Started by `accelerate launch` in
+    several processes, each takes its share of every batch, and the loss sees the whole.
 
     Args:
         recipe: what to train.
@@ -73,14 +72,21 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         )
     pool = pool or open_pool(recipe.dataset)
     positions = make_lists(protocol, pool).train
+    if settings.validate_share:
+        positions, aside = keep_aside(pool.labels, positions, settings.validate_share, recipe.seed)
     if recipe.loss is not None and len(positions) < settings.batch_size:
         raise DataError(f"{len(positions)} training images are fewer than one batch of {settings.batch_size}.")
+    if pool.side and recipe.augment.cutout >= pool.side:
+        raise ConfigError(
+            f"augment.cutout = {recipe.augment.cutout} blanks whole images of {pool.side} pixels; take less."
+        )
     cpu = torch.backends.cpu.get_cpu_capability()
     if accelerator.device.type == "cpu" and settings.precision == "bfloat16" and cpu in ("DEFAULT", "NO AVX", "AVX2"):
         Console(stderr=True).print(
             f"This CPU ({cpu}) imitates bfloat16: --set 'optimization.precision = \"float32\"' may be several times faster.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+    torch.backends.cudnn.benchmark = True  # batches have one shape, so the search for the best kernel pays
     set_seed(recipe.seed)
     model, loss = build(recipe, pool)
     start, before = start_backbone(model, recipe)
@@ -89,15 +95,17 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         out.mkdir(parents=True, exist_ok=True)
         write_text(kept, text)
         images = load(model, recipe, pool, positions)
+        validation = Validation.of(model, recipe, pool, aside) if settings.validate_share else None
     targets = torch.from_numpy(pool.labels[positions])
     targets = targets.float() if targets.ndim == 2 else targets
+    rows: list[dict[str, Any]] = []
     if loss is None:
         began, commit = time.monotonic(), machine.commit()
         with torch.no_grad():
             cast(Any, model.head).fit(images[0].to(accelerator.device), targets.to(accelerator.device))
         seconds, seen = time.monotonic() - began, len(positions)
     else:
-        rows, commit = descend(accelerator, model, loss, recipe, out, images, targets)
+        rows, commit = descend(accelerator, model, loss, recipe, out, images, targets, validation)
         seconds = sum(row["seconds"] for row in rows)
         seen = settings.epochs * (len(positions) // settings.batch_size) * settings.batch_size
 
@@ -116,6 +124,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         versions=machine.versions(),
         init=start,
         seen=before,
+        kept_epoch=kept_epoch(rows) if settings.keep == "best" else None,
         frozen=recipe.frozen,
         base_model=getattr(model.backbone, "base_model", None),
         data_license=pool.license,
@@ -134,8 +143,9 @@ def descend(
     out: Path,
     images: Tensor,
     targets: Tensor,
+    validation: Validation | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Train epoch by epoch, from the checkpoint in `out` if there is one.
+    """Train epoch by epoch, from the checkpoint in `out` if there is one, and leave the weights to keep in `model`.
 
     Args:
         accelerator: the processes and their device.
@@ -145,80 +155,127 @@ def descend(
         out: the run's folder.
         images: of the training list, as `load` gives them.
         targets: of the training list.
+        validation: measured after each epoch, if some images were kept aside.
 
     Returns:
         The log's rows, and the commit that the run began with.
     """
     settings, device, checkpoint = recipe.optimization, accelerator.device, out / "checkpoint.pt"
+    images, targets = onto(device, images), targets.to(device)
     loss.to(device)
     if hasattr(loss, "start"):
-        loss.start(targets.to(device))
-    views: int = getattr(loss, "views", 1)
-    staged: list[Any] = [module for module in (model.quantizer, loss) if hasattr(module, "set_progress")]
+        loss.start(targets)
     optimizer = make_optimizer(settings, model, loss)
+    average = average_of(model, settings.ema) if settings.ema else None
+    kept: HashModel = cast(Any, average.module) if average else model  # what is measured, and stored in the end
+    best: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []  # of the log, one an epoch
     commit = machine.commit()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"], strict=not recipe.frozen)
+        if average:
+            average.load_state_dict(state["average"], strict=not recipe.frozen)
         loss.load_state_dict(state["loss"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-        rows, commit = state["rows"], state["commit"]
+        best, rows, commit = state["best"], state["rows"], state["commit"]
         write_text(out / "log.csv", to_csv(rows))  # the kill may have come between the two files
 
     console = Console(stderr=True, quiet=not accelerator.is_main_process)
-    steps = len(targets) // settings.batch_size
+    images_an_epoch = len(targets) // settings.batch_size * settings.batch_size
     model.train()
     model.backbone.train(not recipe.frozen)
     for epoch in range(len(rows), settings.epochs):
-        began, sums = time.monotonic(), dict[str, float]()
-        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        order = torch.randperm(len(targets), generator=generator)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=steps)
-            for step in range(steps):
-                done = (epoch * steps + step) / (settings.epochs * steps)
-                set_learning_rate(optimizer, settings, done)
-                for module in staged:
-                    module.set_progress(done)
-                chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-                batch, index = draw(images, chosen, recipe, epoch, views, generator)
-                output = share_out(accelerator, model, batch, recipe)
-                output = dataclasses.replace(output, index=index.to(device))
-                terms = loss(output, targets[index].to(device))
-                total = torch.stack(list(terms.values())).sum()
-                if (step % 50 == 0 or step == steps - 1) and not torch.isfinite(total):
-                    raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
-                optimizer.zero_grad()
-                total.backward()
-                if accelerator.num_processes > 1:  # each has its part of the model's gradient, and all of the loss's
-                    for parameter in model.parameters():
-                        if parameter.grad is not None:
-                            parameter.grad = accelerator.reduce(parameter.grad, "sum")
-                optimizer.step()
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0.0) + term.item() / steps
-                progress.advance(task)
-        if hasattr(loss, "end_epoch"):
-            with torch.no_grad():
-                loss.end_epoch()
+        began = time.monotonic()
+        means = run_epoch(accelerator, model, loss, optimizer, average, recipe, epoch, images, targets, console)
         seconds = time.monotonic() - began
-        means = {name: round(value, 5) for name, value in sums.items()}
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 1), **means})
+        if validation:
+            rows[-1]["validation_map"] = round(validation.mean_average_precision(kept, recipe.frozen), 5)
+            if settings.keep == "best" and rows[-1]["validation_map"] > best.get("map", -1):
+                best = {"map": rows[-1]["validation_map"], "model": _trained(kept, recipe)}
         if accelerator.is_main_process:
-            state = {"model": model.state_dict(), "loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
-            if recipe.frozen:  # the backbone is as it was built
-                state["model"] = {k: v for k, v in state["model"].items() if not k.startswith("backbone.")}
+            state = {"model": _trained(model, recipe), "loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"average": _trained(average, recipe) if average else None, "best": best}
             with replacing(checkpoint) as partial:
                 torch.save(state | {"rng": torch.get_rng_state(), "rows": rows, "commit": commit}, partial)
             write_text(out / "log.csv", to_csv(rows))
-        speed = steps * settings.batch_size / max(seconds, 1e-9)
-        line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        line = ", ".join(f"{name} {value:.4f}" for name, value in rows[-1].items() if name not in ("epoch", "seconds"))
+        speed = images_an_epoch / max(seconds, 1e-9)
         console.print(
             f"epoch {epoch + 1}/{settings.epochs}: {line}; {speed:.0f} images/s", highlight=False, soft_wrap=True
         )
+    model.load_state_dict(best.get("model") or kept.state_dict(), strict=not recipe.frozen)
     return rows, commit
+
+
+def kept_epoch(rows: list[dict[str, Any]]) -> int:
+    """The first epoch, counted from 1, with the highest mAP on the images kept aside."""
+    return max(rows, key=lambda row: row["validation_map"])["epoch"]
+
+
+def _trained(module: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """A copy of the module's weights and buffers, without those of a frozen backbone, which are as they were built."""
+    state = module.state_dict()
+    names = [name for name in state if not (recipe.frozen and name.removeprefix("module.").startswith("backbone."))]
+    return {name: state[name].clone() for name in names}
+
+
+def run_epoch(
+    accelerator: Accelerator,
+    model: HashModel,
+    loss: Any,
+    optimizer: torch.optim.Optimizer,
+    average: Any,
+    recipe: Recipe,
+    epoch: int,
+    images: Tensor,
+    targets: Tensor,
+    console: Console,
+) -> dict[str, float]:
+    """Take every image of the training list once, in an order and with changes that the seed and the epoch decide.
+
+    Returns:
+        The mean of each of the loss's terms over the steps.
+    """
+    settings, device = recipe.optimization, accelerator.device
+    staged: list[Any] = [module for module in (model.quantizer, loss) if hasattr(module, "set_progress")]
+    steps = len(targets) // settings.batch_size
+    generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+    order = torch.randperm(len(targets), generator=generator)
+    sums: dict[str, Tensor] = {}  # on the device: to read one is to wait for it
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=steps)
+        for step in range(steps):
+            done = epoch * steps + step
+            set_learning_rate(optimizer, settings, done, settings.epochs * steps)
+            for module in staged:
+                module.set_progress(done / (settings.epochs * steps))
+            chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+            batch, index = draw(images, chosen, recipe, epoch, getattr(loss, "views", 1), generator)
+            index = index.to(device)
+            output = dataclasses.replace(share_out(accelerator, model, batch, recipe), index=index)
+            terms = loss(output, targets[index])
+            total = torch.stack(list(terms.values())).sum()
+            if (step % 50 == 0 or step == steps - 1) and not torch.isfinite(total):
+                raise ConfigError(f"The loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
+            optimizer.zero_grad()
+            total.backward()
+            if accelerator.num_processes > 1:  # each has its part of the model's gradient, and all of the loss's
+                for parameter in model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad = accelerator.reduce(parameter.grad, "sum")
+            optimizer.step()
+            if average:
+                average.update_parameters(model)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.detach().double() / steps
+            progress.advance(task)
+    if hasattr(loss, "end_epoch"):
+        with torch.no_grad():
+            loss.end_epoch()
+    return {name: round(value.item(), 5) for name, value in sums.items()}
 
 
 def share_out(accelerator: Accelerator, model: HashModel, batch: Tensor, recipe: Recipe) -> HashOutput:
@@ -318,7 +375,10 @@ def start_backbone(model: HashModel, recipe: Recipe) -> tuple[str, tuple[tuple[s
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:
     """Write a trained model's folder, whole or not at all: config, weights, recipe, probe, and results without a row yet."""
-    source = None
+    source, backbone = None, recipe.backbone
+    model.cpu().eval()
+    if hasattr(model.backbone, "fold"):
+        backbone = backbone.model_copy(update={"args": cast(Any, model.backbone).fold()})
     if recipe.frozen and recipe.init and ":" not in recipe.init:  # a name leads there on every machine
         theirs = read_json(ModelConfig, resolve(recipe.init) / "config.json")
         source = theirs.backbone_from or BackboneSource(model=recipe.init, weights_sha256=theirs.weights_sha256)
@@ -326,7 +386,7 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
         name=recipe.name,
         method=recipe.method,
         bits=recipe.bits,
-        backbone=recipe.backbone,
+        backbone=backbone,
         head=recipe.head,
         quantizer=recipe.quantizer,
         preprocess=recipe.preprocess,
@@ -338,123 +398,11 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
     )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one
-    save_folder(partial, model.cpu().eval(), config)
+    save_folder(partial, model, config)
     write_text(partial / "recipe.toml", recipe_toml(recipe))
     write_probe(partial, open_folder(partial))  # of the weights as stored
     write_text(partial / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
     return partial.rename(folder)
-
-
-def make_optimizer(settings: Optimization, model: HashModel, loss: nn.Module) -> torch.optim.Optimizer:
-    """Group parameters by learning rate and weight decay; the loss's own parameters train as the head's do."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for module in (model, loss):
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            key = (module is model and name.startswith("backbone."), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    parameters = [
-        {
-            "params": members,
-            "scale": settings.backbone_lr if in_backbone else 1.0,
-            "weight_decay": settings.weight_decay if is_matrix else 0.0,
-        }
-        for (in_backbone, is_matrix), members in groups.items()
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(parameters, lr=settings.lr)
-
-
-def set_learning_rate(optimizer: Any, settings: Optimization, done: float) -> None:
-    """Set the rate for the share of training done: up in a line for the warm-up, then down in a line to 0."""
-    rising = done / settings.warmup if settings.warmup else 1.0
-    rate = settings.lr * min(rising, (1 - done) / (1 - settings.warmup))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-
-
-def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
-    """Load the training list.
-
-    Returns:
-        uint8 (n, 3, S, S); of a frozen backbone its features, float32 (1 + versions, n, ...), of unchanged images first.
-    """
-    if not recipe.frozen:
-        Console(stderr=True).print(
-            f"Decoding {len(positions):,} images of {pool.name}: {pool.copy}", highlight=False, soft_wrap=True
-        )
-        return pool.decode(positions, recipe.preprocess)
-    whole = np.arange(len(pool))  # what evaluation needs as well
-    made = [backbone_features(model, pool, whole)[torch.from_numpy(positions)]]
-    changing = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"plain_epochs": 0})})
-    for version in range(recipe.augment.versions):
-        rule = f"{recipe.augment.model_dump_json(exclude={'versions', 'plain_epochs'})} {version}"
-        made.append(
-            backbone_features(
-                model, pool, positions, lambda images, generator: augment(images, changing, 0, generator), rule
-            )
-        )
-    return torch.stack(made)
-
-
-def draw(
-    images: Tensor, chosen: Tensor, recipe: Recipe, epoch: int, views: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Make a step's batch of the images `chosen`, int64 (n,); with several views, view by view.
-
-    Args:
-        images: of the whole list, as `load` gives them.
-        chosen: rows of N.
-        recipe: says how images are changed.
-        epoch: counted from 0.
-        views: of each image; as far as there are versions, of different ones.
-        generator: of all that is random.
-
-    Returns:
-        The batch, and the row of N that each of its items is of, int64 (views * n,).
-    """
-    rows = chosen.repeat(views)
-    if not recipe.frozen:
-        return augment(images[rows], recipe, epoch, generator), rows
-    version = torch.randint(len(images), (len(chosen),), generator=generator).repeat(views)
-    view = torch.arange(views).repeat_interleave(len(chosen))
-    return images[(version + view) % len(images), rows], rows
-
-
-def augment(images: Tensor, recipe: Recipe, epoch: int, generator: torch.Generator) -> Tensor:
-    """Cut, mirror and fit a uint8 batch (N, 3, S, S) for training.
-
-    Returns:
-        uint8 (N, 3, s, s): s is the network's input side, times the window's share of S if the window is smaller.
-    """
-    rule, side = recipe.augment, images.shape[-1]
-    if epoch >= recipe.optimization.epochs - rule.plain_epochs:
-        rule = Augment(flip=False, shift=0)
-    window = window_side(rule, epoch, side)
-    border = max(0, rule.shift - (side - window) // 2)
-    if border:
-        images = F.pad(images.float(), (border,) * 4, mode="reflect").to(torch.uint8)
-    # the window's top left corner lies within `shift` of the centred one's, as far as there are pixels
-    centre = (images.shape[-1] - window) // 2
-    low, high = max(0, centre - rule.shift), min(images.shape[-1] - window, centre + rule.shift)
-    corner = torch.randint(low, high + 1, (2, len(images), 1), generator=generator) + torch.arange(window)
-    rows = torch.arange(len(images))[:, None, None]
-    cut = images.permute(0, 2, 3, 1)[rows, corner[0][:, :, None], corner[1][:, None, :]].permute(0, 3, 1, 2)
-    if rule.flip:
-        mirrored = torch.rand(len(cut), 1, 1, 1, generator=generator) < 0.5
-        cut = torch.where(mirrored, cut.flip(3), cut)
-    height, width = recipe.preprocess.size
-    target = [height * window // side, width * window // side]
-    if list(cut.shape[2:]) == target:
-        return cut
-    return F.interpolate(cut.contiguous(), size=target, mode=recipe.preprocess.interpolation, antialias=True)
-
-
-def window_side(rule: Augment, epoch: int, side: int) -> int:
-    """The crop's side in pixels at an epoch (counted from 0)."""
-    return ([side] + [crop for start, crop in sorted(rule.crops) if start <= epoch])[-1]
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

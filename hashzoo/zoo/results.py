@@ -19,6 +19,7 @@ class TrainingFacts(Schema):
             backbone's features are not counted.
         commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
         init: where the weights started.
+        kept_epoch: the epoch, counted from 1, whose weights were the best on training images kept aside; None: the last's.
         seen: (data set, protocol) that what it started from was trained under, and what that started from, if not its own.
         frozen: whether the backbone stayed as it started, so that its features may come from the cache.
         base_model: Hub id of the published weights that the backbone started from.
@@ -37,6 +38,7 @@ class TrainingFacts(Schema):
     versions: dict[str, str]
     init: str
     seen: tuple[tuple[str, str], ...] = ()
+    kept_epoch: int | None = None
     frozen: bool = False
     base_model: str | None = None
     data_license: str | None = None

@@ -9,6 +9,7 @@ import time
 import tomllib
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +22,8 @@ from hashzoo.evaluation.evaluate import encode_protocol, evaluate
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
-from hashzoo.training.loop import augment, set_learning_rate, to_csv, window_side
+from hashzoo.training.batches import Validation, augment, keep_aside, window_side
+from hashzoo.training.loop import set_learning_rate, to_csv
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
 from hashzoo.zoo.folder import open_folder
 
@@ -115,7 +117,7 @@ loop.train(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, start_python, frozen):
-    recipe = make(epochs=3, **(FROZEN if frozen else {}))
+    recipe = make(epochs=3, ema=0.9, validate_share=0.1, keep="best", **(FROZEN if frozen else {}))
     expected = weights(run("whole", recipe))
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
     (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
@@ -254,7 +256,7 @@ def ramp():
 def cut(images, epoch=0, seed=0, epochs=4, size=(32, 32), **rule):
     recipe = make(augment=rule, epochs=epochs)
     recipe = recipe.model_copy(update={"preprocess": recipe.preprocess.model_copy(update={"size": size})})
-    return augment(images, recipe, epoch, torch.Generator().manual_seed(seed))
+    return augment(images, recipe, epoch, torch.Generator().manual_seed(seed), torch.arange(len(images)))
 
 
 def corners(made):
@@ -309,6 +311,34 @@ def test_flip_mirrors_half_of_the_images(ramp):
         assert torch.equal(image, ramp[0].flip(2) if flipped else ramp[0])
 
 
+def test_alternating_flips_mirror_each_image_in_every_second_epoch(ramp):
+    first, second, third = (
+        cut(ramp, epoch=epoch, shift=0, flip="alternating", plain_epochs=0, seed=epoch)[:, 1, 0, 0] == 31
+        for epoch in range(3)
+    )
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+    assert 140 < first.sum() < 260
+    with pytest.raises(ConfigError, match=r'augment\.flip = "alternating" is for a backbone that is trained'):
+        make(augment={"flip": "alternating"}, **FROZEN)
+
+
+def test_cutout_blanks_a_square_inside_the_window(ramp):
+    made = cut(ramp, shift=0, flip=False, cutout=12)
+    mean = [round(255 * value) for value in make().preprocess.mean]
+    blank = (made == torch.tensor(mean, dtype=torch.uint8).view(1, 3, 1, 1)).all(1)
+    assert torch.equal(torch.where(blank[:, None], ramp, made), ramp)  # all else is as it was
+    assert blank.sum((1, 2)).tolist() == [144] * 400
+    corner = blank.flatten(1).float().argmax(1)
+    for first in (corner // 32, corner % 32):
+        assert sorted(set(first.tolist())) == list(range(21))
+    for image, place in zip(blank, corner.tolist(), strict=True):
+        assert image[place // 32 : place // 32 + 12, place % 32 : place % 32 + 12].all()
+    assert torch.equal(cut(ramp, epoch=3, cutout=12, plain_epochs=1), ramp)
+    with pytest.raises(ConfigError, match=r"augment\.cutout must be smaller"):
+        make(augment={"cutout": 24, "crops": [[0, 24]]})
+
+
 @pytest.mark.parametrize(("size", "expected"), [((64, 64), (48, 48)), ((16, 48), (12, 36))])
 def test_windows_are_fitted_to_the_network(ramp, size, expected):
     made = cut(ramp[:5], size=size, flip=False, shift=4, crops=[[0, 24]])
@@ -335,12 +365,122 @@ def test_learning_rates():
         ],
         lr=9.0,
     )
-    for done, expected in ((0, 0), (0.1, 0.25), (0.2, 0.5), (0.6, 0.25), (0.8, 0.125), (1, 0)):
-        set_learning_rate(optimizer, settings, done)
+    # 4 steps of warm-up in 20, then 16 down
+    for step, expected in ((0, 0.1), (1, 0.2), (3, 0.4), (4, 0.5), (12, 0.25), (19, 0.5 / 16)):
+        set_learning_rate(optimizer, settings, step, 20)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, expected / 10])
-    for done, expected in ((0, 0.5), (0.5, 0.25), (1, 0)):
-        set_learning_rate(optimizer, settings.model_copy(update={"warmup": 0.0}), done)
+    for step, expected in ((0, 0.5), (10, 0.25), (19, 0.025)):
+        set_learning_rate(optimizer, settings.model_copy(update={"warmup": 0.0}), step, 20)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_no_step_is_wasted_on_rate_0(run, monkeypatch):
+    """With one step an epoch and half of the run as warm-up, the first epoch moves the weights."""
+    rates = []
+    monkeypatch.setattr(
+        loop,
+        "set_learning_rate",
+        lambda *given: (set_learning_rate(*given), rates.append(given[0].param_groups[0]["lr"])),
+    )
+    run("a", make(batch_size=60, epochs=4, warmup=0.5, lr=0.3))
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.15])
+
+
+def test_an_average_of_the_weights(run, monkeypatch):
+    """What is stored is the running average over the steps, as a plain loop computes it."""
+    steps = []
+    update = loop.average_of
+
+    def watched(model, decay):
+        average = update(model, decay)
+        before = average.update_parameters
+
+        def after(model):
+            steps.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            before(model)
+
+        average.update_parameters = after
+        return average
+
+    monkeypatch.setattr(loop, "average_of", watched)
+    recipe = make(ema=0.75, batch_size=20)
+    stored = load_file(run("averaged", recipe) / recipe.name / "model.safetensors")
+    assert len(steps) == 6
+    for name, tensor in stored.items():
+        mean = steps[0][name].double()
+        for step in steps[1:]:
+            mean = 0.75 * mean + 0.25 * step[name].double()
+        torch.testing.assert_close(tensor.float(), mean.float(), atol=1e-3, rtol=1e-3)
+    assert any(not torch.equal(tensor, steps[-1][name].half()) for name, tensor in stored.items())
+
+
+# Images kept aside
+
+
+def test_a_share_of_every_class_is_kept_aside(tiny_pool):
+    positions = np.arange(120)
+    ours, aside = keep_aside(tiny_pool.labels, positions, 0.25, seed=0)
+    assert np.array_equal(np.sort(np.concatenate([ours, aside])), positions)
+    assert np.bincount(tiny_pool.labels[aside]).tolist() == [3] * 10
+    assert not np.array_equal(aside, keep_aside(tiny_pool.labels, positions, 0.25, seed=1)[1])
+    many = np.eye(10, dtype=bool)[tiny_pool.labels]
+    assert len(keep_aside(many, positions, 0.25, seed=0)[1]) == 30
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
+def test_the_best_epoch_on_images_kept_aside(run, tiny_pool, monkeypatch, frozen):
+    """The kept weights are those of the epoch that the log says, and are not trained on what was kept aside."""
+    recipe = make(validate_share=1 / 3, keep="best", epochs=4, lr=0.02, **(FROZEN if frozen else {}))
+    loaded = []
+    real = loop.load
+
+    def watched(model, recipe, pool, positions):
+        loaded.append(positions)
+        return real(model, recipe, pool, positions)
+
+    monkeypatch.setattr(loop, "load", watched)
+    folder = run("best", recipe)
+    rows = [float(row["validation_map"]) for row in log(folder)]
+    facts = json.loads((folder / recipe.name / "results.json").read_text())["training"]
+    assert facts["kept_epoch"] == 1 + rows.index(max(rows))
+    train_list = make_lists(Protocol(**TINY), tiny_pool).train
+    ours, aside = keep_aside(tiny_pool.labels, train_list, 1 / 3, recipe.seed)
+    assert np.array_equal(loaded[0], ours) and len(aside) == 20
+    model = open_folder(folder / recipe.name)
+    again = Validation.of(model, recipe, tiny_pool, aside)
+    assert sorted(again.labels[::2]) == sorted(again.labels[1::2])  # each class in both halves
+    assert again.mean_average_precision(model, frozen) == pytest.approx(max(rows), abs=0.02)  # stored as float16
+    with pytest.raises(ConfigError, match="needs images kept aside"):
+        make(keep="best")
+
+
+def test_a_fold_leaves_the_plain_network(run, tiny_pool):
+    """AlexNet trained with batch normalisation is stored without, and computes the same."""
+    changes = {
+        "optimization": {"epochs": 1, "batch_size": 20, "precision": "float32", "optimizer": "sgd", "lr": 0.01},
+        "backbone": {"args": {"fc_features": 16, "batch_norm": True}},
+        "preprocess": {"size": [64, 64]},
+        "augment": {"crops": []},
+    }
+    recipe = make_recipe("dphb", bits=12, dataset="cifar10", protocol="tiny", changes=changes)
+    trained = []
+    real = loop.write_model
+
+    def watched(folder, model, *rest):
+        batch = model.preprocess.normalise(tiny_pool.fitted(np.arange(8), model.preprocess))
+        with torch.no_grad():
+            trained.append(model.cpu().eval()(batch).u)
+        return real(folder, model, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "write_model", watched)
+        folder = run("folded", recipe) / recipe.name
+    model = open_folder(folder)
+    assert model.config.backbone.args == {"fc_features": 16, "dropout": 0.2, "batch_norm": False}
+    assert not [module for module in model.modules() if "Norm" in type(module).__name__]
+    batch = model.preprocess.normalise(tiny_pool.fitted(np.arange(8), model.preprocess))
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch).u, trained[0], atol=0.02, rtol=0.02)  # stored as float16
 
 
 def test_parameter_groups(make_model):

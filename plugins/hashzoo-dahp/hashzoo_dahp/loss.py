@@ -25,6 +25,7 @@ class DAHPLoss(nn.Module):
             (CSQ, Yuan et al., CVPR 2020).
         margin: of the cosine form.
         pair_weight: weight of the pairwise term.
+        label_smoothing: of the cosine form: this share of the target is spread over all classes (Szegedy et al., CVPR 2016).
     """
 
     anchors: Tensor
@@ -39,12 +40,16 @@ class DAHPLoss(nn.Module):
         anchor: Literal["cosine", "bce"] = "bce",
         margin: float = 0.2,
         pair_weight: float = 0.1,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if anchor not in ("cosine", "bce"):
             raise ConfigError(f"DAHP's anchor loss is 'cosine' or 'bce', not {anchor!r}.")
         if anchor == "cosine" and multi_label:
             raise ConfigError("DAHP's cosine anchor loss takes single labels; use anchor='bce' for multi-label data.")
+        if anchor == "bce" and label_smoothing:
+            raise ConfigError("DAHP's label_smoothing is of the cosine form; leave it 0 with anchor='bce'.")
+        self.label_smoothing = label_smoothing
         self.anchor, self.margin, self.pair_weight = anchor, margin, pair_weight
         self.scale = 20 / bits
         self.register_buffer("anchors", balanced_anchors(num_classes, bits))
@@ -60,7 +65,7 @@ class DAHPLoss(nn.Module):
         else:
             cosine = F.normalize(u) @ F.normalize(self.anchors).T
             cosine = cosine - self.margin * F.one_hot(targets, len(self.anchors))
-            anchor = F.cross_entropy(math.sqrt(u.shape[1]) * cosine, targets)
+            anchor = F.cross_entropy(math.sqrt(u.shape[1]) * cosine, targets, label_smoothing=self.label_smoothing)
         return {
             "anchor": anchor,
             "pair": self.pair_weight * pairwise_likelihood(output.codes, targets, self.scale),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision.models import AlexNet_Weights, alexnet
 
 from hashzoo import ConfigError
@@ -18,18 +19,23 @@ class AlexNet(nn.Module):
         pretrained: fetch torchvision's ImageNet weights (training only; needs fc_features = 4096).
         fc_features: width of fc6 and fc7; 4096 is AlexNet, less keeps the file small.
         dropout: before fc6 and fc7.
+        batch_norm: normalise after every layer in training; `fold` then leaves the plain network (Ioffe and Szegedy, ICML 2015).
 
     >>> import torch
     >>> AlexNet(fc_features=64)(torch.zeros(2, 3, 64, 64)).shape
     torch.Size([2, 64])
     """
 
-    def __init__(self, pretrained: bool = False, fc_features: int = 4096, dropout: float = 0.5) -> None:
+    def __init__(
+        self, pretrained: bool = False, fc_features: int = 4096, dropout: float = 0.5, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         if fc_features < 1 or not 0 <= dropout < 1:
             raise ConfigError(
                 f"AlexNet needs fc_features of 1 or more and 0 <= dropout < 1, not {fc_features} and {dropout}."
             )
+        if pretrained and batch_norm:
+            raise ConfigError("AlexNet's published weights are of the plain network; train it with batch_norm = false.")
         if pretrained and fc_features != 4096:
             raise ConfigError(f"AlexNet's published weights have fc_features = 4096, not {fc_features}.")
         net = alexnet(weights=AlexNet_Weights.DEFAULT if pretrained else None, dropout=dropout)
@@ -43,6 +49,9 @@ class AlexNet(nn.Module):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     assert layer.bias is not None
                     nn.init.zeros_(layer.bias)
+        if batch_norm:
+            self.features, self.fc = _normalised(self.features), _normalised(self.fc)
+        self.plain_args = {"fc_features": fc_features, "dropout": dropout, "batch_norm": False}
         self.num_features = fc_features
         self.feature_shape = (fc_features,)
         self.preprocess: dict[str, Any] = {"size": (224, 224)}
@@ -50,3 +59,33 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), H and W at least 63, to features (N, fc_features)."""
         return self.fc(self.pool(self.features(images)).flatten(1))
+
+    def fold(self) -> dict[str, Any]:
+        """Merge each batch normalisation into the layer before it; return the plain network's arguments."""
+        self.features, self.fc = _folded(self.features), _folded(self.fc)
+        return self.plain_args
+
+
+def _normalised(layers: nn.Sequential) -> nn.Sequential:
+    """Put a batch normalisation after every layer with weights."""
+    out: list[nn.Module] = []
+    for layer in layers:
+        out.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            out.append(nn.BatchNorm2d(layer.out_channels))
+        elif isinstance(layer, nn.Linear):
+            out.append(nn.BatchNorm1d(layer.out_features))
+    return nn.Sequential(*out)
+
+
+def _folded(layers: nn.Sequential) -> nn.Sequential:
+    """Take each batch normalisation out, after its scale and shift went into the layer before it."""
+    out: list[nn.Module] = []
+    for layer in layers:
+        if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            out.append(layer)
+        elif isinstance(before := out[-1], nn.Conv2d):
+            out[-1] = fuse_conv_bn_eval(before, layer)
+        elif isinstance(before, nn.Linear):
+            out[-1] = fuse_linear_bn_eval(before, layer)
+    return nn.Sequential(*out)

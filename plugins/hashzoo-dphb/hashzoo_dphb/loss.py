@@ -21,6 +21,7 @@ class DPHBLoss(nn.Module):
         label: "ce" is cross-entropy of a linear classifier on the codes; "l2" is the squared error ||y - W b||^2 of DSDH
             (Li et al., NeurIPS 2017), without its alternating steps.
         pair_weight, label_weight: weights of the terms.
+        label_smoothing: of the cross-entropy, see `hashzoo.classification`.
         scale: `a` in theta = a / 2 * b_i . b_j; None takes 20 / K, 1 is DPSH's.
     """
 
@@ -33,12 +34,16 @@ class DPHBLoss(nn.Module):
         label: Literal["ce", "l2"] = "ce",
         pair_weight: float = 1.0,
         label_weight: float = 1.0,
+        label_smoothing: float = 0.0,
         scale: float | None = None,
     ) -> None:
         super().__init__()
         if label not in ("ce", "l2"):
             raise ConfigError(f"DPHB's label loss is 'ce' or 'l2', not {label!r}.")
+        if label == "l2" and label_smoothing:
+            raise ConfigError("DPHB's label_smoothing is of the cross-entropy; leave it 0 with label='l2'.")
         self.classifier = nn.Linear(bits, num_classes)
+        self.label_smoothing = label_smoothing
         self.label, self.pair_weight, self.label_weight = label, pair_weight, label_weight
         self.scale = 20 / bits if scale is None else scale
 
@@ -47,7 +52,7 @@ class DPHBLoss(nn.Module):
         codes = output.codes
         scores = self.classifier(codes)
         if self.label == "ce":
-            label = classification(scores, targets)
+            label = classification(scores, targets, self.label_smoothing)
         else:
             wanted = torch.nn.functional.one_hot(targets, scores.shape[1]) if targets.ndim == 1 else targets
             label = (scores - wanted.to(scores.dtype)).square().sum(1).mean()

@@ -37,6 +37,7 @@ class DSBHLoss(nn.Module):
         multi_label: binary cross-entropy in place of cross-entropy.
         pair_weight, class_weight, balance_weight: weights of the terms.
         balance_over: "bit" or "sample", see `balance`.
+        label_smoothing: of the classification, see `hashzoo.classification`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DSBHLoss(nn.Module):
         class_weight: float = 1.0,
         balance_weight: float = 0.1,
         balance_over: Literal["bit", "sample"] = "bit",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if balance_over not in ("bit", "sample"):
@@ -56,6 +58,7 @@ class DSBHLoss(nn.Module):
         self.classifier = nn.Linear(bits, num_classes)
         self.scale = 20 / bits
         self.pair_weight, self.class_weight, self.balance_weight = pair_weight, class_weight, balance_weight
+        self.label_smoothing = label_smoothing
         self.balance_over: Literal["bit", "sample"] = balance_over
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
@@ -63,6 +66,6 @@ class DSBHLoss(nn.Module):
         codes = output.codes
         return {
             "pair": self.pair_weight * pairwise_likelihood(codes, targets, self.scale),
-            "class": self.class_weight * classification(self.classifier(codes), targets),
+            "class": self.class_weight * classification(self.classifier(codes), targets, self.label_smoothing),
             "balance": self.balance_weight * balance(codes, self.balance_over),
         }
