@@ -44,7 +44,7 @@ HEAD = {  # on a frozen backbone
 }
 WIDE = {
     "backbone": {"name": "cnn3-wide"},
-    "optimization": _optimization(80, 250, "sgd", 0.1, weight_decay=5e-4, warmup=0.2),
+    "optimization": _optimization(60, 250, "sgd", 0.1, weight_decay=5e-4, warmup=0.2),
     "augment": {"cutout": 8, "plain_epochs": 5},
 }
 LITE0 = {
