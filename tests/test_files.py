@@ -3,10 +3,11 @@ import hashlib
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
-from hashzoo.files import replacing, sha256, write_text
+from hashzoo.files import remove_partials, replacing, sha256, write_text
 
 
 @pytest.fixture
@@ -64,6 +65,31 @@ def test_write_text(tmp_path):
     assert names(tmp_path) == ["a.txt"]
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "no" / "a.txt", "text")
+
+
+def test_text_is_utf_8_in_every_locale(tmp_path, run_python):
+    writer = run_python(
+        "import sys\nfrom hashzoo.files import write_text\nwrite_text(sys.argv[1], 'zweite\\xf6')",
+        tmp_path / "a.txt", LC_ALL="POSIX", PYTHONUTF8=0, PYTHONCOERCECLOCALE=0,
+    )  # fmt: skip
+    assert writer.returncode == 0, writer.stderr
+    assert (tmp_path / "a.txt").read_bytes() == b"zweite\xc3\xb6"
+
+
+def test_the_bytes_are_on_disk_before_the_name_is(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.txt", []
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.read_text())))
+    write_text(path, "new, and whole")
+    assert synced == [(len("new, and whole"), "old")]
+
+
+def test_partials_that_another_process_removes_first(tmp_path, monkeypatch):
+    left, gone = tmp_path / ".a.txt.2.partial", tmp_path / ".a.txt.1.partial"
+    left.touch()
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [gone, left])
+    remove_partials(tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_old_file_survives_a_kill(tmp_path, start_python):

@@ -93,6 +93,31 @@ def test_a_run_and_its_seed(run, tiny_pool):
     assert weights(one) == before
 
 
+def test_a_run_is_plain_gradient_descent(run, tiny_pool):
+    """Three steps over all images, written out; one batch, so that their order does not matter."""
+    settings = {"epochs": 3, "batch_size": 60, "optimizer": "sgd", "lr": 0.01, "warmup": 0.0, "weight_decay": 0.0}
+    recipe = make(augment={"flip": False, "shift": 0}, **settings)
+    folder = run("run", recipe)
+    torch.manual_seed(recipe.seed)
+    model, loss = loop.build(recipe, tiny_pool)
+    rows = make_lists(Protocol(**TINY), tiny_pool).train
+    images = model.preprocess([tiny_pool.images[row] for row in rows])
+    targets = torch.from_numpy(tiny_pool.labels[rows])
+    parameters, logged = [*model.parameters(), *loss.parameters()], []
+    optimizer = torch.optim.SGD(parameters, momentum=0.9, nesterov=True)
+    for rate in (0.01, 0.01 * 2 / 3, 0.01 / 3):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        terms = loss(model(images), targets)
+        sum(terms.values()).backward()
+        optimizer.step()
+        logged.append({name: term.item() for name, term in terms.items()})
+    for row, terms in zip(log(folder), logged, strict=True):
+        assert {name: float(row[name]) for name in terms} == pytest.approx(terms, abs=1e-4)
+    for name, tensor in open_folder(folder / recipe.name).state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
 KILLED = """
 import pickle, sys, time
 from hashzoo.data import Protocol, protocols
