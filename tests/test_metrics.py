@@ -298,9 +298,15 @@ def test_cosines_equal_a_slow_loop(kind, top_k):
     rest = [row for row in range(300) if row != 3]
     made = cosine_map(query[rest], database, labels[0][rest], labels[1], top_k)
     assert made == pytest.approx(sum(values) / len(values), abs=1e-9)
-    assert 0 <= cosine_map(query, database, *labels, top_k) <= 1
+    with np.errstate(all="raise"):
+        assert 0 <= cosine_map(query, database, *labels, top_k) <= 1
     with pytest.raises(ConfigError, match="a whole number from 1, not 0"):
         cosine_map(query, database, *labels, 0)
+
+
+def test_a_feature_without_direction_is_at_right_angles_to_all():
+    query, database = np.array([[1, 0]], np.float32), np.array([[0, 0], [-1, 0], [1, 1]], np.float32)
+    assert cosine_map(query, database, np.array([1]), np.array([1, 0, 0])) == 1 / 2  # between the near and the far one
 
 
 def test_deephash_mode_varies_around_the_expectation():
