@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp -e plugins/hashzoo-baselines
 
-.PHONY: demo test lint docs index
+.PHONY: demo test lint docs index mutants
 
 # a process that imports torch starts in half the time where Python may keep what it compiled; some containers forbid it
 export PYTHONDONTWRITEBYTECODE :=
@@ -35,3 +35,7 @@ docs: .venv/ready
 # after a change in model_cards/
 index: .venv/ready
 	$(BIN)/python -m hashzoo.zoo
+
+# make mutants MODULE=hashzoo/codes.py TESTS=tests/test_codes.py
+mutants: .venv/ready
+	$(BIN)/python benchmarks/mutants.py $(MODULE) $(TESTS)
