@@ -121,6 +121,20 @@ def methods(rows: list[dict[str, str]], ranked: bool) -> str:
     )
 
 
+def precision(result: dict[str, Any]) -> str:
+    """Write how far codes are from those in float32 on the CPU."""
+    rows = [
+        [row["model"], row["device"], row["precision"], f"{row['codes_that_differ']:.1%}",
+         f"{row['bits_that_differ']:.2f} of {row['bits']}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    head = ["model", "device", "precision", "codes that differ in some bit", "bits that differ, mean a code"]
+    return (
+        f"{table(head, rows)}\n\nOf {result['images']:,} images of CIFAR-10 ({result['data_copy']}), held against float32 on "
+        f"the CPU (`python benchmarks/precision.py`). {machine(result['versions'])}, commit {result['commit']}."
+    )
+
+
 def of_protocol(name: str, ranked: bool) -> Callable[[str], str]:
     """Take one protocol's rows out of the CSV."""
     return lambda text: methods([row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == name], ranked)
@@ -137,6 +151,7 @@ TABLES: dict[str, dict[tuple[str, str], Callable[[str], str]]] = {
         ("search-cpu.json", ""): of_json(search),
         ("metrics-cpu.json", ""): of_json(metrics),
         ("open-index.json", ""): of_json(opening),
+        ("precision.json", ""): of_json(precision),
     },
     "baselines.md": {
         (f"{file}.csv", f" {name}"): of_protocol(name, ranked=file == "baselines")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashzoo.errors import CodesError
+from hashzoo.precision import Precision, check_precision
 
 MIN_BITS, MAX_BITS = 4, 1024
 
@@ -56,9 +57,10 @@ class Codes:
         bits: K, from 4 to 1024.
         model: name of the model that made them, or None; an index refuses codes of another model.
         weights: which weights of that name, the first 16 digits of their file's sha256, or None; an index refuses others.
+        precision: what the network ran in, "float32" or "bfloat16", or None; an index warns of another.
 
     Raises:
-        CodesError: the array's dtype, shape or pad bits do not fit `bits`.
+        CodesError: the array's dtype, shape or pad bits do not fit `bits`, or there is no such precision.
 
     >>> codes = Codes.from_bits(np.eye(2, 12, dtype=bool), model="demo")
     >>> codes
@@ -74,9 +76,12 @@ class Codes:
     bits: int
     model: str | None = None
     weights: str | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))  # a plain int, which JSON can hold
+        if self.precision is not None:
+            check_precision(self.precision)
         packed = self.packed
         width = -(-self.bits // 8)
         if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 2:
@@ -91,14 +96,20 @@ class Codes:
             )
 
     @classmethod
-    def from_bits(cls, bits: NDArray[Any], model: str | None = None, weights: str | None = None) -> Codes:
+    def from_bits(
+        cls,
+        bits: NDArray[Any],
+        model: str | None = None,
+        weights: str | None = None,
+        precision: Precision | None = None,
+    ) -> Codes:
         """Make codes from bool (N, K)."""
         array = np.asarray(bits)
         if array.ndim != 2:
             raise CodesError(f"Bits are an array of shape (N, K), not {array.shape}.")
         if array.dtype != bool and not np.isin(array, (0, 1)).all():
             raise CodesError("Bits are 0 or 1 (bit = 1 where u >= 0); codes in {-1, +1} become bits by `codes > 0`.")
-        return cls(pack(array), array.shape[1], model, weights)
+        return cls(pack(array), array.shape[1], model, weights, precision)
 
     def to_bits(self) -> NDArray[np.bool_]:
         """Return bool (N, K)."""
@@ -117,20 +128,30 @@ class Codes:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Codes):
             return NotImplemented
-        return (self.bits, self.model) == (other.bits, other.model) and np.array_equal(self.packed, other.packed)
+        return self._maker == other._maker and np.array_equal(self.packed, other.packed)
 
     __hash__ = None  # type: ignore[assignment]  # holds an array
 
     def __repr__(self) -> str:
-        return f"Codes({len(self)} x {self.bits} bits, model={self.model!r})"
+        known = [
+            f", {name}={value!r}" for name in ("weights", "precision") if (value := getattr(self, name)) is not None
+        ]
+        return f"Codes({len(self)} x {self.bits} bits, model={self.model!r}{''.join(known)})"
+
+    @property
+    def _maker(self) -> tuple[int, str | None, str | None, Precision | None]:
+        """What made them, as far as it is known."""
+        return self.bits, self.model, self.weights, self.precision
 
     @staticmethod
     def concatenate(parts: list[Codes]) -> Codes:
-        """Join codes of one model and length, in order."""
+        """Join codes of one length, model, weights and precision, in order."""
         if not parts:
             raise CodesError("There are no codes to join; give at least one Codes.")
         first = parts[0]
         for part in parts:
-            if (part.bits, part.model, part.weights) != (first.bits, first.model, first.weights):
-                raise CodesError(f"{part!r} cannot be joined to {first!r}: length, model and weights must be the same.")
+            if part._maker != first._maker:
+                raise CodesError(
+                    f"{part!r} cannot be joined to {first!r}: length, model, weights and precision must be the same."
+                )
         return dataclasses.replace(first, packed=np.concatenate([part.packed for part in parts]))

@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig
 from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError
 from hashzoo.files import sha256
 from hashzoo.hookspecs import HashOutput
+from hashzoo.precision import Precision, check_precision, without_tf32
 from hashzoo.preprocess import ImageLike, Preprocess, read_image
 from hashzoo.registry import registry
+
+OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ImageError], object]
 
 
 def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Module:
@@ -75,7 +78,7 @@ class HashModel(nn.Module):
     >>> model = HashModel(ComponentRef(name="torchvision/resnet18"), ComponentRef(name="linear"),
     ...                   ComponentRef(name="sign"), bits=12, preprocess=PreprocessConfig(size=(32, 32)), name="untrained")
     >>> model.encode(np.zeros((40, 40, 3), dtype=np.uint8))
-    Codes(1 x 12 bits, model='untrained')
+    Codes(1 x 12 bits, model='untrained', precision='float32')
     """
 
     def __init__(
@@ -123,24 +126,30 @@ class HashModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def relaxed(self, batch: Tensor, precision: Literal["float32", "bfloat16"] | None = None) -> Tensor:
-        """Map a uint8 batch (N, 3, *size), already fitted, to u, float32 (N, K) on the CPU.
-
-        Precision is float32 unless given: it makes codes that are the same on every machine up to rounding.
-        """
+    def relaxed(self, batch: Tensor, precision: Precision = "float32") -> Tensor:
+        """Map a uint8 batch (N, 3, *size), already fitted, to u, float32 (N, K) on the CPU, as `encoding` says."""
         with self.encoding(precision):
             return self(self.preprocess.normalise(batch.to(self.device))).u.float().cpu()
 
     @contextlib.contextmanager
-    def encoding(self, precision: Literal["float32", "bfloat16"] | None = None) -> Iterator[None]:
-        """Evaluation mode, without gradients, in the precision that `relaxed` says; each part's own mode comes back."""
-        precision = precision or "float32"
+    def encoding(self, precision: Precision = "float32") -> Iterator[None]:
+        """Evaluation mode, without gradients, in one precision; each part's own mode comes back.
+
+        float32 makes codes that are the same on every machine up to rounding, so it takes no TF32 on CUDA either.
+        bfloat16 is autocast.
+
+        Raises:
+            CodesError: there is no such precision.
+        """
+        mixed = check_precision(precision) == "bfloat16"
+        on_cuda = self.device.type == "cuda"
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+                torch.no_grad(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=mixed),
+                without_tf32 if on_cuda else contextlib.nullcontext(),
             ):
                 yield
         finally:  # each part's own mode, so that a frozen one stays frozen
@@ -152,8 +161,8 @@ class HashModel(nn.Module):
         images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 64,
-        precision: Literal["float32", "bfloat16"] | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        precision: Precision = "float32",
+        on_error: OnError = "raise",
     ) -> Codes:
         """Encode images to codes.
 
@@ -161,36 +170,40 @@ class HashModel(nn.Module):
             images: one image or an iterable (list, generator, batch) of them: paths, bytes, PIL images, uint8 arrays
                 (H, W), (H, W, 3) or (N, H, W, 3), uint8 tensors (3, H, W) or (N, 3, H, W).
             batch_size: images a forward pass; never changes a code beyond float rounding.
-            precision: of the network; default float32 on the CPU, bfloat16 on CUDA.
-            on_error: "raise" stops at an unreadable image, "skip" leaves it out with a warning that names it.
+            precision: of the network. "bfloat16" is faster on CUDA, but some bits of its codes differ from those in
+                "float32": encode queries as the index was.
+            on_error: "raise" stops at an unreadable image, "skip" leaves it out with a warning that names it, and so does
+                a function, which is given the ImageError in place of the warning.
 
         Returns:
             Codes, one row an image, in order.
 
         Raises:
             ImageError: an image cannot be read (`on_error="raise"`); the message names it.
+            CodesError: there is no such precision.
         """
         batches = self.encode_batches(images, batch_size=batch_size, precision=precision, on_error=on_error)
         rows = [u.numpy() >= 0 for _, u in batches]
-        return self.codes(np.concatenate(rows) if rows else np.empty((0, self.bits), dtype=bool))
+        return self.codes(np.concatenate(rows) if rows else np.empty((0, self.bits), dtype=bool), precision)
 
-    def codes(self, bits: NDArray[np.bool_]) -> Codes:
-        """Make codes of this model from bool (N, K), bit k being 1 where u_k >= 0."""
-        return Codes.from_bits(bits, self.name, self.weights)
+    def codes(self, bits: NDArray[np.bool_], precision: Precision | None = None) -> Codes:
+        """Make codes of this model from bool (N, K), bit k being 1 where u_k >= 0, computed in `precision`."""
+        return Codes.from_bits(bits, self.name, self.weights, precision)
 
     def encode_batches(
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 64,
-        precision: Literal["float32", "bfloat16"] | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        precision: Precision = "float32",
+        on_error: OnError = "raise",
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Yield, batch by batch, the positions of the images that could be read and their u, float32 (n, K)."""
-        if on_error not in ("raise", "skip"):
-            raise ImageError(f"on_error is 'raise' or 'skip', not {on_error!r}.")
+        if on_error not in ("raise", "skip") and not callable(on_error):
+            raise ImageError(f"on_error is 'raise', 'skip' or a function, not {on_error!r}.")
         if batch_size < 1:
             raise ImageError(f"batch_size is at least 1, not {batch_size}.")
+        check_precision(precision)
         numbered = enumerate(_images(images))
         while chunk := list(itertools.islice(numbered, batch_size)):
             ready: list[Tensor] = []
@@ -202,7 +215,10 @@ class HashModel(nn.Module):
                 except ImageError as error:
                     if on_error == "raise":
                         raise
-                    warnings.warn(f"Skipped: {error}", stacklevel=2)
+                    if on_error == "skip":
+                        warnings.warn(f"Skipped: {error}", stacklevel=2)
+                    else:
+                        on_error(error)
             if ready:
                 yield positions, self.relaxed(torch.stack(ready), precision)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,16 @@ def read_image(image: ImageLike) -> Tensor:
         return torch.from_numpy(np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")).permute(2, 0, 1)
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(image, Image.Image):
-                rgb = to_rgb(image)
-            else:
-                with Image.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image)) as opened:
-                    rgb = to_rgb(opened)
+        if isinstance(image, Image.Image):
+            rgb = to_rgb(image)
+        else:
+            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image)) as opened:
+                pixels, limit = opened.width * opened.height, Image.MAX_IMAGE_PIXELS
+                if limit is not None and pixels > limit:  # of which Pillow only warns, up to twice the limit
+                    raise Image.DecompressionBombError(
+                        f"a decompression bomb: its header promises {pixels:,} pixels; Image.MAX_IMAGE_PIXELS is {limit:,}"
+                    )
+                rgb = to_rgb(opened)
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist.") from error
     except Exception as error:  # on broken files Pillow's decoders also raise struct.error, EOFError, IndexError ...

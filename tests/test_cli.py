@@ -1,6 +1,7 @@
 """The command line as its user meets it: in a process of its own."""
 
 import atexit
+import dataclasses
 import functools
 import json
 import os
@@ -261,6 +262,47 @@ def test_index_skips_what_cannot_be_read(tmp_path: Path, folder: Path) -> None:
     refused(run("index", tmp_path / "gone", "--out", tmp_path / "i4", "--model", MODEL), "no folder")
 
 
+def test_precision(folder: Path, tmp_path: Path) -> None:
+    index, in_bfloat16 = tmp_path / "index", ("--precision", "bfloat16")
+    for command in (["encode", MODEL, folder / "0.png"], ["index", folder, "--out", index], ["search", index, folder]):
+        refused_by_typer = run(*command, "--precision", "float16")
+        assert refused_by_typer.returncode == 2
+        assert "'float32'" in refused_by_typer.stderr and "'bfloat16'" in refused_by_typer.stderr
+    assert not index.exists()
+    assert run("index", folder, "--out", index, "--model", MODEL, *in_bfloat16).returncode == 0
+    opened = hashzoo.Index.open(index)
+    assert opened.paths is not None
+    model = hashzoo.load(MODEL, device="cpu")
+    assert opened.codes == model.encode(opened.paths.tolist(), precision="bfloat16")
+    refused(run("index", folder, "--out", index, "--model", MODEL), "in bfloat16", "but these are", "in float32")
+    asked = run("search", index, folder / "3.png", "-k", "1", "--json")  # in the index's precision
+    assert json.loads(asked.stdout)[0]["hits"][0]["distance"] == 0 and asked.stderr == ""
+    other = run("search", index, folder / "3.png", "-k", "1", "--json", "--precision", "float32")
+    assert other.stderr.startswith("Warning: The query was encoded in float32 and the index in bfloat16")
+    assert len(other.stderr.splitlines()) == 1 and json.loads(other.stdout)[0]["hits"]
+    codes = [run("encode", MODEL, folder / "0.png", "--json", *more).stdout for more in ((), in_bfloat16)]
+    expected = [
+        model.encode(folder / "0.png", precision=name).packed.tobytes().hex() for name in ("float32", "bfloat16")
+    ]
+    assert [json.loads(code)[0]["code"] for code in codes] == expected
+
+
+def test_a_bomb_is_skipped_in_one_line(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "a").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "a")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "a" / "bomb.png")
+    said = run("index", tmp_path / "a", "--out", tmp_path / "index", "--model", MODEL).stderr.splitlines()
+    assert len(said) == 2 and "1 added" in said[1] and "1 skipped" in said[1], said
+    assert said[0].startswith("Skipped: ") and "bomb.png" in said[0] and "decompression bomb" in said[0]
+
+
+def test_a_saved_index_is_not_encoded_again(folder: Path, tmp_path: Path) -> None:
+    run("index", folder, "--out", tmp_path / "a", "--model", MODEL)
+    hashzoo.Index.open(tmp_path / "a").save(tmp_path / "b")
+    again = run("index", folder, "--out", tmp_path / "b", "--model", MODEL).stderr
+    assert "0 added, 0 changed and encoded again, 0 vanished and dropped, 5 there already" in again
+
+
 def pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -515,6 +557,46 @@ def test_demo_with_the_photographs_that_ship(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "nearest to cat-1.jpg" in result.stdout
     assert "database image" in (tmp_path / "demo" / "index.html").read_text()
+
+
+def test_demo_with_a_model_of_many_labels(tmp_path: Path) -> None:
+    from hashzoo.zoo.published_codes import read_codes, write_codes
+
+    own = tmp_path / MODEL
+    shutil.copytree(shipped_folder() / MODEL, own)
+    published = read_codes(own / "codes.parquet")
+    both = np.isin(np.arange(10), (0, 3))  # airplane and cat
+    labels = {name: np.tile(both, (len(label), 1)) for name, label in published.labels.items()}
+    write_codes(own / "codes.parquet", dataclasses.replace(published, labels=labels))
+    result = run("demo", "--out", tmp_path / "demo", "--model", f"local-dir:{own}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("airplane, cat") == result.stdout.count("database image") == 70
+
+
+def test_demo_searches_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hashzoo.cli import demo
+    from hashzoo.search import Index
+
+    class Counted(Index):
+        queries, copies = 0, 0
+
+        def search(self, query, *arguments, **options):  # type: ignore[no-untyped-def,override]
+            Counted.queries += len(query)
+            return super().search(query, *arguments, **options)
+
+        @property
+        def paths(self):  # type: ignore[no-untyped-def,override]
+            Counted.copies += 1
+            return super().paths
+
+    pictures(tmp_path / "a", 210)
+    monkeypatch.setattr("hashzoo.Index", Counted)
+    model = hashzoo.load(MODEL, device="cpu")
+    title, groups = demo._within_folder(model, tmp_path / "a", tmp_path, 3)
+    assert "210 pictures" in title and "the first 200 shown" in title
+    assert len(groups) == Counted.queries == 200 and Counted.copies == 1
+    assert all(len(group["hits"]) == 3 for group in groups)
+    assert all(group["caption"] not in {hit["caption"] for hit in group["hits"]} for group in groups)
 
 
 def test_plugins_lists_and_survives_a_broken_one(tmp_path: Path) -> None:

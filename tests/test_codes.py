@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def test_slices():
     assert list(codes[:0]) == []
 
 
-def test_equality_is_of_length_model_and_bits():
+def test_equality_is_of_the_bits_and_of_all_that_is_known_of_them():
     codes = random_codes()
     assert codes == random_codes()
     assert codes != random_codes(model="other")
@@ -129,6 +131,22 @@ def test_equality_is_of_length_model_and_bits():
     assert repr(codes) == "Codes(5 x 12 bits, model='demo')"
 
 
+@pytest.mark.parametrize(("name", "one", "other"), [("weights", "12ab", "cd34"), ("precision", "float32", "bfloat16")])
+def test_what_differs_is_printed(name, one, other):
+    plain = random_codes()
+    first, second = (dataclasses.replace(plain, **{name: value}) for value in (one, other))
+    assert first == dataclasses.replace(plain, **{name: one})
+    assert first != second
+    assert first != plain
+    assert repr(first) == f"Codes(5 x 12 bits, model='demo', {name}='{one}')"
+    message = (
+        f"Codes(5 x 12 bits, model='demo', {name}='{other}') cannot be joined to {first!r}: length, model, weights"
+    )
+    with pytest.raises(CodesError, match=re.escape(message)):
+        Codes.concatenate([first, second])
+    assert Codes.concatenate([first, first])[3:7] == Codes.concatenate([first[3:], first[:2]])
+
+
 def test_concatenate():
     one, two = random_codes(2), random_codes(3)
     joined = Codes.concatenate([one, two[:0], two])
@@ -137,5 +155,7 @@ def test_concatenate():
     with pytest.raises(CodesError, match="There are no codes to join"):
         Codes.concatenate([])
     for other in (random_codes(3, model="other"), random_codes(3, bits=13), random_codes(3, model=None)):
-        with pytest.raises(CodesError, match=r"cannot be joined to .*length, model and weights must be the same"):
+        with pytest.raises(
+            CodesError, match=r"cannot be joined to .*length, model, weights and precision must be the same"
+        ):
             Codes.concatenate([one, other])

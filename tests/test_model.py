@@ -137,7 +137,10 @@ def test_unreadable_images(tmp_path, photo, encoded, make_model):
     assert [positions for positions, _ in parts] == [[1, 3]]
     with pytest.warns(UserWarning, match="Skipped: "):
         assert len(model.encode([bad], on_error="skip")) == 0
-    with pytest.raises(ImageError, match="on_error is 'raise' or 'skip', not 'ignore'"):
+    errors = []
+    assert model.encode(images, on_error=errors.append, batch_size=1) == codes
+    assert [f"Skipped: {error}" for error in errors] == messages
+    with pytest.raises(ImageError, match="on_error is 'raise', 'skip' or a function, not 'ignore'"):
         model.encode(good, on_error="ignore")
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -158,12 +159,49 @@ def bomb(width, height):
     )
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_000, 50_000])  # Pillow warns of the first and refuses the second
 def test_decompression_bombs(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side, side))
     with pytest.raises(ImageError, match=r"bomb\.png cannot be read as an image .*decompression bomb"):
         read_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_threads_refuse_bombs_and_leave_the_filters_of_warnings(photo, encoded):
+    good, bad, filters = encoded(photo()), bomb(10_000, 10_000), list(warnings.filters)
+    refused = []
+
+    def work():
+        for _ in range(30):
+            assert read_image(good).shape == (3, 40, 48)
+            try:
+                read_image(bad)
+            except ImageError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == filters
+    assert len(refused) == 240
+    assert set(refused) == {refused[0]}
+    assert "100,000,000 pixels; Image.MAX_IMAGE_PIXELS is 89,478,485" in refused[0]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_is_the_one_of_pillow(photo, encoded, monkeypatch):
+    data = encoded(photo(10, 10))
+    for limit, allowed in ((100, True), (99, False), (None, True)):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        if allowed:
+            assert read_image(data).shape == (3, 10, 10)
+        else:
+            with pytest.raises(ImageError, match=r"100 pixels; Image\.MAX_IMAGE_PIXELS is 99"):
+                read_image(data)
 
 
 # Modes

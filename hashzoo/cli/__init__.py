@@ -45,6 +45,7 @@ def options(
 def main() -> None:
     """Run the command line; an error of the user's is one sentence and exit code 2, a warning is one line."""
     warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", fg="yellow", err=True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what cannot be read is said by hashzoo
     try:
         app()
     except (HashzooError, OSError) as error:

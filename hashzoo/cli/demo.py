@@ -68,7 +68,7 @@ def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[d
 
     published = read_codes(resolve(name) / FILE)
     index = Index(published.codes["database"], ids=published.positions["database"])
-    label_of = dict(zip(published.positions["database"].tolist(), published.labels["database"].tolist(), strict=True))
+    row_of = {item: row for row, item in enumerate(published.positions["database"].tolist())}
     photos = find_images(_photos())
     hits = index.search(model.encode(photos), k=k)
     picture = _database_pictures(published.protocol)
@@ -77,7 +77,7 @@ def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[d
         near = [
             {
                 "distance": int(distance),
-                "caption": published.classes[label_of[int(item)]],
+                "caption": _classes(published, row_of[int(item)]),
                 "picture": picture(int(item)),
                 "title": f"database image {item}",
             }
@@ -92,6 +92,12 @@ def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[d
     return f"{model.name}: photographs searched among {count:,} codes of {published.protocol}", groups
 
 
+def _classes(published: Any, row: int) -> str:
+    """Name the classes of a database image."""
+    label = published.labels["database"][row]
+    return ", ".join(published.classes[number] for number in (label.nonzero()[0] if label.ndim else [label]))
+
+
 def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, list[dict[str, Any]]]:
     """Index a folder and show each picture's nearest others."""
     from hashzoo import Index
@@ -100,18 +106,23 @@ def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, li
     place = out / f"index-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     make_index(model, scan(folder), place)
     index = Index.open(place)
-    hits = index.search(index.codes, k=k + 1)  # a picture finds itself as well
-    assert index.paths is not None
-    assert hits.paths is not None
     shown = min(len(index), 200)  # a page of more pictures is no use
+    hits = index.search(index.codes[:shown], k=k + 1)  # a picture finds itself as well
+    paths = index.paths
+    assert paths is not None
+    assert hits.paths is not None
     groups = []
-    for row in range(shown):
+    for row, path in enumerate(paths[:shown]):
         near = [
-            {"distance": int(distance), "caption": Path(path).name, "picture": _thumbnail(path), "title": path}
-            for distance, item, path in zip(hits.distances[row], hits.ids[row], hits.paths[row], strict=True)
+            {
+                "distance": int(distance),
+                "caption": Path(where).name,
+                "picture": _thumbnail(where),
+                "title": where,
+            }
+            for distance, item, where in zip(hits.distances[row], hits.ids[row], hits.paths[row], strict=True)
             if item != index.ids[row]
         ][:k]
-        path = index.paths[row]
         groups.append({"picture": _thumbnail(path), "caption": Path(path).name, "hits": near})
         if row < 20:
             print_table(

@@ -13,6 +13,7 @@ import typer
 
 from hashzoo.cli.output import Json, print_json, print_table, say
 from hashzoo.errors import CodesError, HashzooError, ImageError
+from hashzoo.precision import Precision
 
 if TYPE_CHECKING:
     from hashzoo.codes import Codes
@@ -25,6 +26,9 @@ PART, SECONDS = 1024, 10.0  # a Parquet part has at least so many images and too
 
 Device = Annotated[
     str | None, typer.Option(help='Where the network runs, "cpu" or "cuda"; default CUDA where there is one.')
+]
+EncodedIn = Annotated[
+    Precision, typer.Option(help='Of the network. "bfloat16" is faster on CUDA, but its codes differ in some bits.')
 ]
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="What to do with an image that cannot be read.")]
 
@@ -41,6 +45,7 @@ def encode(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     on_error: OnError = "raise",
     device: Device = None,
+    precision: EncodedIn = "float32",
     as_json: Json = False,
 ) -> None:
     """Print the code of each image in hexadecimal, most significant bit first."""
@@ -50,7 +55,8 @@ def encode(
 
     model = hashzoo.load(name, device=device)
     rows = []
-    for places, u in model.encode_batches([str(path) for path in images], on_error=on_error):
+    batches = model.encode_batches([str(path) for path in images], precision=precision, on_error=on_error)
+    for places, u in batches:
         packed = np.packbits(u.numpy() >= 0, axis=1)
         rows += [[str(images[place]), code.tobytes().hex()] for place, code in zip(places, packed, strict=True)]
     if as_json:
@@ -125,6 +131,7 @@ def index_folder(
     on_error: OnError = "skip",
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Show the files of identical content.")] = False,
     device: Device = None,
+    precision: EncodedIn = "float32",
     as_json: Json = False,
 ) -> None:
     """Encode a folder of images into an index; started again, it goes on, and follows what has changed.
@@ -137,7 +144,7 @@ def index_folder(
     import hashzoo
 
     images = scan(folder)
-    report = make_index(hashzoo.load(model, device=device), images, out, on_error)
+    report = make_index(hashzoo.load(model, device=device), images, out, on_error, precision)
     groups = same_content(images.files) if duplicates else []
     if as_json:
         print_json({**report, "duplicates": groups} if duplicates else report)
@@ -146,7 +153,11 @@ def index_folder(
 
 
 def make_index(
-    model: "HashModel", images: Images, out: Path, on_error: Literal["raise", "skip"] = "skip"
+    model: "HashModel",
+    images: Images,
+    out: Path,
+    on_error: Literal["raise", "skip"] = "skip",
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Bring the index at `out` up to date with `images`, a part at a time; what is done is said on stderr and returned."""
     from rich.console import Console
@@ -155,7 +166,7 @@ def make_index(
     from hashzoo.search import store
 
     files, preprocess = images.files, model.preprocess.hash
-    maker = store.Maker(model.name, model.bits, preprocess, model.weights)
+    maker = store.Maker(model.name, model.bits, preprocess, model.weights, precision)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
     count = {"added": 0, "changed": 0}
@@ -164,7 +175,7 @@ def make_index(
         todo = [path for path in files if path not in known.done]
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("encoding", total=len(todo))
-            parts = _encode_parts(model, todo, on_error, skipped, lambda done: progress.advance(task, done))
+            parts = _encode_parts(model, todo, on_error, precision, skipped, lambda done: progress.advance(task, done))
             for paths, codes in parts:
                 sizes, mtimes_ns = zip(*(files[path] for path in paths), strict=True)
                 store.append(out, codes, None, paths, preprocess, sizes, mtimes_ns)
@@ -221,28 +232,28 @@ def _encode_parts(
     model: "HashModel",
     paths: list[str],
     on_error: Literal["raise", "skip"],
+    precision: Precision,
     skipped: list[str],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[list[str], "Codes"]]:
     """Encode images; yield the paths of those that could be read, and their codes, by the part."""
-    import warnings
-
     import numpy as np
+
+    def skip(error: ImageError) -> None:
+        skipped.append(f"Skipped: {error}")
 
     left, read, bits, since = iter(paths), [], [], time.monotonic()
     while chunk := list(itertools.islice(left, PART)):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for places, u in model.encode_batches(chunk, on_error=on_error):
-                read += [chunk[place] for place in places]
-                bits.append(u.numpy() >= 0)
-        skipped += [str(warning.message) for warning in caught if str(warning.message).startswith("Skipped")]
+        batches = model.encode_batches(chunk, precision=precision, on_error=skip if on_error == "skip" else "raise")
+        for places, u in batches:
+            read += [chunk[place] for place in places]
+            bits.append(u.numpy() >= 0)
         advance(len(chunk))
         if read and time.monotonic() - since >= SECONDS:
-            yield read, model.codes(np.concatenate(bits))
+            yield read, model.codes(np.concatenate(bits), precision)
             read, bits, since = [], [], time.monotonic()
     if read:
-        yield read, model.codes(np.concatenate(bits))
+        yield read, model.codes(np.concatenate(bits), precision)
 
 
 def search(
@@ -254,6 +265,7 @@ def search(
     max_distance: Annotated[int | None, typer.Option(help="Greatest Hamming distance, in bits.")] = None,
     model: Annotated[str | None, typer.Option(help="Where the index's model is, if not under its own name.")] = None,
     device: Device = None,
+    precision: Annotated[Precision | None, typer.Option(help="Of the network; default the index's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the nearest images of an index, exactly, by (distance, id).
@@ -272,7 +284,7 @@ def search(
     loaded = hashzoo.load(name, device=device)
     if opened.preprocess and opened.preprocess != loaded.preprocess.hash:
         raise HashzooError(f"{index} was made with another preprocessing of {name}; index the images again.")
-    query = loaded.encode([str(path) for path in images])
+    query = loaded.encode([str(path) for path in images], precision=precision or opened.precision or "float32")
     hits = opened.search(query, k or 10) if max_distance is None else opened.search(query, k, max_distance=max_distance)
     found: list[dict[str, Any]] = []
     for row, path in enumerate(images):

@@ -19,9 +19,11 @@ from hashzoo.data.datasets import ImagePool
 from hashzoo.files import replacing
 from hashzoo.machine import need_memory
 from hashzoo.model import HashModel
+from hashzoo.precision import Precision
 
 PART = 4096  # images a file: what a kill can lose
 BATCH = 16  # on two cores, larger batches leave the cache and are slower
+PRECISION: Precision = "float32"
 
 
 def cache_folder() -> Path:
@@ -39,10 +41,11 @@ def backbone_features(
     """Give the backbone's features of images, from the cache as far as it holds them.
 
     The cache knows them by the backbone's weights and arguments, the preprocessing, the copy of the data, the positions,
-    the kind of device, and `version`. A part of 4,096 images is written whole or not at all; a killed run goes on.
+    the kind of device, the precision, and `version`. A part of 4,096 images is written whole or not at all; a killed run
+    goes on.
 
     Args:
-        model: its backbone makes them, in evaluation mode, on the device where it is: float32 on the CPU, bfloat16 on CUDA.
+        model: its backbone makes them, in evaluation mode and float32, on the device where it is.
         pool: the data set.
         positions: int64 (n,), into the pool.
         change: maps decoded images, uint8 (N, 3, S, S), to the network's input, uint8, at random; default: the model's own
@@ -56,7 +59,7 @@ def backbone_features(
         CodesError: they do not fit into memory.
     """
     backbone: Any = model.backbone
-    with model.encoding():  # H and W of `feature_shape` are those of the backbone's usual input size
+    with model.encoding(PRECISION):  # H and W of `feature_shape` are those of the backbone's usual input size
         blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
         shape = backbone(model.preprocess.normalise(blank)).shape[1:]
     need_memory(4 * len(positions) * int(np.prod(shape)), "The features of all images", "use pooled features")
@@ -83,7 +86,7 @@ def backbone_features(
                 fitted = change(pool.decode(batch, model.preprocess.config), generator)
             else:
                 fitted = pool.fitted(batch, model.preprocess)
-            with model.encoding():
+            with model.encoding(PRECISION):
                 made.append(backbone(model.preprocess.normalise(fitted.to(model.device))).float().cpu())
         with replacing(folder / f"{start:09}.npy") as partial, partial.open("wb") as file:
             np.save(file, torch.cat(made).numpy())
@@ -98,7 +101,7 @@ def _key(model: HashModel, pool: ImagePool, positions: NDArray[np.int64], versio
     for name, tensor in sorted(model.backbone.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    facts = (str(model.backbone), model.preprocess.hash, pool.copy, pool.side, model.device.type, version)
+    facts = (str(model.backbone), model.preprocess.hash, pool.copy, pool.side, model.device.type, PRECISION, version)
     digest.update(repr(facts).encode())
     digest.update(positions.astype("<i8").tobytes())
     return digest.hexdigest()[:32]

@@ -24,6 +24,7 @@ from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
+from hashzoo.precision import Precision
 from hashzoo.zoo.card import write_card
 from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.published_codes import FILE as CODES_FILE
@@ -31,6 +32,7 @@ from hashzoo.zoo.published_codes import PublishedCodes, read_codes, write_codes
 from hashzoo.zoo.results import Health, Repeat, ResultRow, Results
 
 PRECISION_AT = (1, 10, 100, 1000)
+PRECISION: Precision = "float32"  # of the network
 
 
 def evaluate(
@@ -91,7 +93,7 @@ def evaluate(
         data_copy=pool.copy,
         weights_sha256=config.weights_sha256,
         device=machine.device_name(device),
-        precision="float32",
+        precision=PRECISION,
         seconds=round(time.monotonic() - began, 1),
         images_per_s=None if images_per_s is None else round(images_per_s, 1),
         commit=machine.commit(),
@@ -120,17 +122,17 @@ def encode_protocol(
     known = backbone_features(model, pool, np.arange(len(pool))) if cached else None
     for chunk in track(chunks, "encoding", console=console, transient=True, disable=not console.is_terminal):
         if known is not None:
-            with model.encoding():
+            with model.encoding(PRECISION):
                 u = model.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
         else:
             batch = pool.fitted(chunk, model.preprocess)
             began = time.monotonic()
-            u = model.relaxed(batch)
+            u = model.relaxed(batch, PRECISION)
             network_seconds += time.monotonic() - began
         rows.append(np.packbits(u.numpy() >= 0, axis=1))
     packed = np.concatenate(rows)
     codes = {
-        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name)
+        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name, model.weights, PRECISION)
         for split, wanted in positions.items()
     }
     labels = {split: pool.labels[wanted] for split, wanted in positions.items()}

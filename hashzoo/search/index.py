@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """The nearest items of each query, ascending by (distance, id); `hits[q]` is a `Hits` of query q alone.
+    """The nearest items of each query, ascending by (distance, id); `hits[q]` and `hits[q:r]` are `Hits` of fewer queries.
 
     Args:
         distances: uint16 (Q, k), Hamming distances in bits.
@@ -38,9 +39,9 @@ class Hits:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, query: int) -> Hits:
-        paths = None if self.paths is None else self.paths[query][None]
-        return Hits(self.distances[query][None], self.ids[query][None], paths)
+    def __getitem__(self, query: int | slice) -> Hits:
+        paths = None if self.paths is None else np.atleast_2d(self.paths[query])
+        return Hits(np.atleast_2d(self.distances[query]), np.atleast_2d(self.ids[query]), paths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +106,12 @@ class Index:
         preprocess: str = "",
     ) -> None:
         rows = np.arange(len(codes)) if ids is None else store.check_ids(ids, len(codes))
-        where = store.check_paths(paths, len(codes))
+        where, files = store.check_paths(paths, len(codes)), {}
         if where is not None:
             import pyarrow as pa
 
-            where = pa.chunked_array([pa.array(where, pa.string())])
-        self._fill(store.Maker.of(codes, preprocess), rows, where, [codes.packed], device)
+            files["paths"] = pa.chunked_array([pa.array(where, pa.string())])
+        self._fill(store.Maker.of(codes, preprocess), rows, files, [codes.packed], device)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Index:
@@ -119,22 +120,26 @@ class Index:
         Raises:
             CodesError: the folder holds no index, or a part of it cannot be read or does not belong to the others.
         """
-        found = store.contents(folder)
         index = cls.__new__(cls)
-        index._fill(found.maker, found.ids, found.paths, found.batches(), device)
+
+        def read() -> None:
+            found = store.contents(folder)
+            index._fill(found.maker, found.ids, found.files, found.batches(), device)
+
+        store.steady(folder, read)
         return index
 
     def _fill(
         self,
         maker: store.Maker,
         ids: NDArray[np.int64],
-        paths: pa.ChunkedArray | None,
+        files: dict[str, pa.ChunkedArray],
         batches: Iterable[NDArray[np.uint8]],
         device: str,
     ) -> None:
         """Take in packed codes, batches of uint8 (n, ceil(K/8)) in the order of `ids`, and put them in order of id."""
-        self.model, self.bits, self.preprocess, self.weights = maker
-        self.device, self.ids, self._paths = device, ids, paths
+        self.model, self.bits, self.preprocess, self.weights, self.precision = maker
+        self.device, self.ids, self._files = device, ids, files
         size, width = len(ids), -(-maker.bits // 8)
         in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
         copies = 1 if in_order else 2
@@ -157,11 +162,11 @@ class Index:
         if not in_order:
             order = np.argsort(ids)
             packed, self.ids = packed[order], ids[order]
-            self._paths = None if paths is None else paths.take(order)
+            self._files = {name: column.take(order) for name, column in files.items()}
         self._codes = self._kernels.hold(packed) if device == "cpu" else _on_gpu(packed, device)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index as one Parquet part into `folder`, which is made where it is missing.
+        """Write the index as one Parquet part into `folder`, with all it knows of its files; the folder is made if missing.
 
         Raises:
             CodesError: `folder` already holds an index.
@@ -171,7 +176,7 @@ class Index:
                 f"{folder} already holds an index; save to a new folder, or add the codes to it with "
                 "hashzoo.search.store.append."
             )
-        store.append(folder, self.codes, self.ids, self.paths, self.preprocess)
+        store.append(folder, self.codes, self.ids, preprocess=self.preprocess, **self._files)
 
     @overload
     def search(
@@ -201,7 +206,8 @@ class Index:
         """Find the nearest items of each of Q queries, exactly and in (distance, id) order.
 
         Args:
-            query: Q codes, made by the model that made the index; Q may be 0.
+            query: Q codes, made by the model that made the index; Q may be 0. Another precision than the index's is warned
+                of.
             k: how many, at least 1; an index of fewer items returns all of them. If left out, 10, or all there are
                 within `max_distance`.
             max_distance: greatest Hamming distance of a hit, at least 0; the number of hits then differs from query to
@@ -258,6 +264,12 @@ class Index:
                 f"The query is of other weights of model {self.model!r} ({query.weights}) than the index ({self.weights}); "
                 "load the index's by 'local-dir:FOLDER' or 'hf-hub:org/name@revision', or index the images again."
             )
+        if query.precision != self.precision and None not in (query.precision, self.precision):
+            warnings.warn(
+                f"The query was encoded in {query.precision} and the index in {self.precision}: codes of the same image may "
+                f"differ in some bits, so that it is not found at distance 0; encode with precision={self.precision!r}.",
+                stacklevel=3,
+            )
 
     def _filter(self, allow: ArrayLike | None, deny: ArrayLike | None) -> NDArray[np.bool_] | None:
         """Say which rows may be found, bool (N,); None where all may."""
@@ -278,10 +290,10 @@ class Index:
         return marks
 
     def _paths_of(self, rows: NDArray[np.int64]) -> NDArray[np.object_] | None:
-        if self._paths is None:
+        if "paths" not in self._files:
             return None
         found = np.empty(rows.size, dtype=object)
-        found[:] = self._paths.take(rows.ravel()).to_pylist()
+        found[:] = self._files["paths"].take(rows.ravel()).to_pylist()
         return found.reshape(rows.shape)
 
     def remove(self, ids: ArrayLike) -> None:
@@ -300,9 +312,9 @@ class Index:
         if missing.size:
             raise CodesError(f"The index has no item with id {missing[0]}; nothing was removed.")
         keep = np.flatnonzero(~self._has(wanted))
-        codes, paths = self.codes, None if self._paths is None else self._paths.take(keep)
+        codes, files = self.codes, {name: column.take(keep) for name, column in self._files.items()}
         maker = store.Maker.of(codes, self.preprocess)
-        self._fill(maker, self.ids[keep], paths, [codes.packed[keep]], self.device)
+        self._fill(maker, self.ids[keep], files, [codes.packed[keep]], self.device)
 
     def to_faiss(self) -> faiss.IndexBinary:
         """Copy the index to FAISS: an `IndexBinaryFlat`, within an `IndexBinaryIDMap2` unless the ids are 0 to N-1.
@@ -367,7 +379,8 @@ class Index:
     @property
     def codes(self) -> Codes:
         """The N codes in the order of `ids`, copied from the device."""
-        return Codes(self._kernels.packed(self._codes, -(-self.bits // 8)), self.bits, self.model, self.weights)
+        packed = self._kernels.packed(self._codes, -(-self.bits // 8))
+        return Codes(packed, self.bits, self.model, self.weights, self.precision)
 
     @property
     def paths(self) -> NDArray[np.object_] | None:

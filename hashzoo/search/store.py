@@ -2,11 +2,12 @@
 
 A part `part-00000.parquet` has the columns id (int64), path (string), code (fixed-size binary of ceil(K/8) bytes), size
 and mtime_ns (int64, of the file at path when it was encoded); all but id and code may be null. Its schema metadata has
-under the key `hashzoo` one JSON object: format, model, bits, preprocess, weights. Format 2 had no weights, format 1 neither those
-nor size and mtime_ns.
+under the key `hashzoo` one JSON object: format, model, bits, preprocess, weights, precision. Of parts without precision it
+is not known. Format 2 had no weights, format 1 neither those nor size and mtime_ns.
 
-A part appears, and is replaced, whole or not at all. Any number of processes may read a folder; those that write to it
-take turns by an advisory lock on the file `.lock` in it, which the system lets go when its holder ends, killed or not.
+A part appears, is replaced and goes whole or not at all. Any number of processes may read a folder: where a part was replaced
+or went while they read, they begin anew. Those that write to it take turns by an advisory lock on the file `.lock` in it,
+which the system lets go when its holder ends, killed or not.
 Readers of the `*.parquet` files (DuckDB, pandas, Spark) pass over it as they do over every name with a dot in front.
 """
 
@@ -17,10 +18,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from hashzoo.codes import Codes, check_bits
 from hashzoo.errors import CodesError
 from hashzoo.files import remove_partials, replacing
+from hashzoo.precision import Precision, check_precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,32 +37,37 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 ROWS = 1 << 16  # codes that are read at a time
+_INT64 = np.iinfo(np.int64)
 PATIENCE = 2.0  # seconds that a writer waits for another before it says so
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Maker(NamedTuple):
-    """What made the codes; the same in every part of an index, but that weights, as `Codes` has them, may not be known."""
+    """What made the codes; the same in every part of an index, but that of some weights and precision may not be known."""
 
     model: str | None
     bits: int
     preprocess: str
     weights: str | None
+    precision: Precision | None = None
 
     @classmethod
     def of(cls, codes: Codes, preprocess: str) -> Maker:
         """Say what made `codes`."""
-        return cls(codes.model, codes.bits, preprocess, codes.weights)
+        return cls(codes.model, codes.bits, preprocess, codes.weights, codes.precision)
 
     def fits(self, other: Maker) -> bool:
         """Say whether codes of both may be in one index."""
-        return self[:3] == other[:3] and (self.weights == other.weights or None in (self.weights, other.weights))
+        known = [pair for pair in zip(self[3:], other[3:], strict=True) if None not in pair]
+        return self[:3] == other[:3] and all(ours == theirs for ours, theirs in known)
 
     def __str__(self) -> str:
         weights = f" (weights {self.weights})" if self.weights else ""
+        precision = f" in {self.precision}" if self.precision else ""
         preprocess = f" and preprocessing {self.preprocess}" if self.preprocess else ""
-        return f"{self.bits}-bit codes of model {self.model!r}{weights}{preprocess}"
+        return f"{self.bits}-bit codes of model {self.model!r}{weights}{precision}{preprocess}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +77,22 @@ class Contents:
     Attributes:
         maker: what made the codes.
         ids: int64 (N,), part after part.
-        paths: a pyarrow ChunkedArray of N strings or nulls; None where no item has one.
+        files: what is known of where the items came from, as `append` takes it: "paths", "sizes" and "mtimes_ns", each a
+            pyarrow ChunkedArray of N values or nulls, and only those of which there are any.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> _ = append(folder, Codes.from_bits(np.eye(2, 12, dtype=bool)), ids=[7, 5])
     >>> found = contents(folder)
-    >>> found.ids, found.paths
-    (array([7, 5]), None)
+    >>> found.ids, found.files
+    (array([7, 5]), {})
     >>> [batch.tolist() for batch in found.batches()]
     [[[128, 0], [64, 0]]]
     """
 
     maker: Maker
     ids: NDArray[np.int64]
-    paths: pa.ChunkedArray | None
+    files: dict[str, pa.ChunkedArray]
     _parts: list[tuple[Path, tuple[int, ...]]]
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
@@ -136,7 +144,7 @@ def check_ids(ids: ArrayLike, count: int) -> NDArray[np.int64]:
     array = np.array(ids)
     if array.shape != (count,):
         raise CodesError(f"{count} codes need ids of shape ({count},), not {array.shape}.")
-    if count and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max):
+    if count and (array.dtype.kind not in "iu" or array.max() > _INT64.max):
         raise CodesError(f"Ids are whole numbers that fit in int64, not {array.dtype}; keep names in `paths`.")
     array = array.astype(np.int64, copy=False)
     twice = _repeated(array)
@@ -161,7 +169,7 @@ def check_paths(paths: Sequence[Any] | NDArray[Any] | None, count: int) -> NDArr
 
 def parts(folder: str | os.PathLike[str]) -> list[Path]:
     """List the parts in `folder` by name; a part that was never finished has another ending."""
-    return sorted(Path(folder).glob("*.parquet"))
+    return sorted(Path(folder).glob("*.parquet"), key=lambda path: path.name)
 
 
 @contextlib.contextmanager
@@ -191,7 +199,7 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def contents(folder: str | os.PathLike[str]) -> Contents:
-    """Read the ids and paths of all parts of `folder`; the codes are read by `Contents.batches`.
+    """Read all but the codes of the parts of `folder`; those are read by `Contents.batches`.
 
     Raises:
         CodesError: there are no parts, one of them cannot be read or is of a newer format, or they do not belong
@@ -199,15 +207,29 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
     """
     found = _some_parts(folder)
     seen = [(path, _version(path)) for path in found]  # before the ids are read: no later change goes unseen
-    maker, table = _load(found, ["id", "path"])
-    ids, paths = _ids(table), table["path"]
+    maker, table = _load(found, ["id", "path", "size", "mtime_ns"])
+    ids = _ids(table)
     twice = _repeated(ids)
     if twice is not None:
         holders = [path.name for path in found if twice in _ids(_load([path], ["id"])[1])]
         raise CodesError(
             f"{folder} has id {twice} more than once (see {', '.join(holders)}); move one of its parts out of the folder."
         )
-    return Contents(maker, ids, None if paths.null_count == len(paths) else paths, seen)
+    columns = {"paths": table["path"], "sizes": table["size"], "mtimes_ns": table["mtime_ns"]}
+    return Contents(
+        maker, ids, {name: column for name, column in columns.items() if column.null_count < len(ids)}, seen
+    )
+
+
+def steady(folder: str | os.PathLike[str], read: Callable[[], T]) -> T:
+    """Call `read`, which reads `folder`; where it fails and a part was meanwhile replaced or went, call it again."""
+    while True:
+        before = [(path, _version(path)) for path in parts(folder)]
+        try:
+            return read()
+        except CodesError:
+            if all(_version(path) == version for path, version in before):
+                raise
 
 
 def sources(folder: str | os.PathLike[str], maker: Maker) -> pa.Table:
@@ -220,21 +242,27 @@ def sources(folder: str | os.PathLike[str], maker: Maker) -> pa.Table:
     Raises:
         CodesError: another maker made the index, or a part of it cannot be read.
     """
-    return _load_to_extend(Path(folder), maker, ["id", "path", "size", "mtime_ns"])
+    columns, found = ["id", "path", "size", "mtime_ns"], parts(folder)
+    if not found:
+        return _empty(maker, columns)
+    theirs, table = _load(found, columns)
+    _check_extends(Path(folder), theirs, maker)
+    return table
 
 
 def append(
     folder: str | os.PathLike[str],
     codes: Codes,
     ids: ArrayLike | None = None,
-    paths: Sequence[Any] | NDArray[Any] | None = None,
+    paths: Sequence[Any] | NDArray[Any] | pa.ChunkedArray | None = None,
     preprocess: str = "",
-    sizes: ArrayLike | None = None,
-    mtimes_ns: ArrayLike | None = None,
+    sizes: ArrayLike | pa.ChunkedArray | None = None,
+    mtimes_ns: ArrayLike | pa.ChunkedArray | None = None,
 ) -> Path:
     """Write `codes` as one more part of the index in `folder`; the folder is made where it is missing.
 
-    Waits for its turn where another process is writing to the folder.
+    Waits for its turn where another process is writing to the folder. It opens only the parts that are new or were replaced
+    since the last call in this process, and those whose span of ids has one of the new.
 
     Args:
         folder: where the index is or will be.
@@ -264,26 +292,32 @@ def append(
     import pyarrow as pa
 
     folder, maker, count = Path(folder), Maker.of(codes, preprocess), len(codes)
-    where = check_paths(paths, count)
+    where = paths if isinstance(paths, pa.ChunkedArray) else check_paths(paths, count)
     states = [_whole_numbers(sizes, count), _whole_numbers(mtimes_ns, count)]
     fresh = None if ids is None else check_ids(ids, count)
     with writing(folder):
-        taken = _ids(_load_to_extend(folder, maker, ["id"]))
+        spans = _spans(folder)
+        if spans:
+            _check_extends(folder, _one_maker([(path, span.maker) for path, span in spans.items()]), maker)
         if fresh is None:
-            start = int(taken.max(initial=-1)) + 1
+            start = max((span.high for span in spans.values()), default=-1) + 1
             fresh = check_ids(np.arange(start, start + count), count)
-        again = fresh[np.isin(fresh, taken)]
+        low, high = fresh.min(initial=_INT64.max), fresh.max(initial=_INT64.min)
+        near = [path for path, span in spans.items() if span.low <= high and low <= span.high]
+        again = fresh[np.isin(fresh, _ids(_load(near, ["id"])[1]))] if near else fresh[:0]
         if again.size:
             raise CodesError(f"{folder} already has id {again[0]}; give new items ids of their own, or leave ids out.")
         schema = _schema(maker)
         packed = pa.py_buffer(np.ascontiguousarray(codes.packed))
         columns = [
             pa.array(fresh),
-            pa.nulls(count, pa.string()) if where is None else pa.array(where, pa.string()),
+            where
+            if isinstance(where, pa.ChunkedArray)
+            else pa.array([None] * count if where is None else where, pa.string()),
             pa.FixedSizeBinaryArray.from_buffers(schema.field("code").type, count, [None, packed]),
             *states,
         ]
-        numbers = [int(match[1]) for path in parts(folder) if (match := re.fullmatch(r"part-(\d+)", path.stem))]
+        numbers = [int(match[1]) for path in spans if (match := re.fullmatch(r"part-(\d+)", path.stem))]
         path = folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
         _write(path, pa.Table.from_arrays(columns, schema=schema))
     return path
@@ -292,8 +326,9 @@ def append(
 def remove(folder: str | os.PathLike[str], ids: ArrayLike) -> int:
     """Take items out of the index in `folder`, for good; the others keep their ids.
 
-    The parts that hold them are replaced one after the other, and stay without rows where none are left. Whoever is
-    stopped in between does it again: ids that are not there are passed over.
+    The parts that hold them are replaced one after the other. A part where nothing is left goes, but for the last, which
+    keeps what is known of the codes and the number of the next part. Whoever is stopped in between does it again: ids
+    that are not there are passed over.
 
     Args:
         folder: where the index is.
@@ -320,14 +355,17 @@ def remove(folder: str | os.PathLike[str], ids: ArrayLike) -> int:
     gone = check_ids(gone, len(gone))
     _some_parts(folder)  # no folder is made where there is no index
     with writing(folder):
-        for path in parts(folder):
+        found = parts(folder)
+        for path in found:
             maker, table = _load([path], ["id"])
             kept = ~np.isin(_ids(table), gone)
-            if not kept.all():
+            if not kept.any() and path != found[-1]:
+                path.unlink()
+            elif not kept.all():
                 schema = _schema(maker)
                 rows = _load([path], schema.names)[1].filter(pa.array(kept))
                 _write(path, pa.Table.from_arrays(rows.columns, schema=schema))
-                count += int((~kept).sum())
+            count += int((~kept).sum())
     return count
 
 
@@ -340,12 +378,14 @@ def _repeated(ids: NDArray[np.int64]) -> int | None:
     return int(twice[0]) if twice.size else None
 
 
-def _whole_numbers(values: ArrayLike | None, count: int) -> pa.Array:
+def _whole_numbers(values: ArrayLike | pa.ChunkedArray | None, count: int) -> pa.Array | pa.ChunkedArray:
     """Make a column of int64, or of nulls where there are no values."""
     import pyarrow as pa
 
     if values is None:
         return pa.nulls(count, pa.int64())
+    if isinstance(values, pa.ChunkedArray):
+        return values
     array = np.asarray(values)
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise CodesError(f"{count} codes need {count} whole numbers, not {array.dtype} {array.shape}.")
@@ -412,14 +452,23 @@ def _load(found: list[Path], columns: list[str]) -> tuple[Maker, pa.Table]:
     makers, tables = [], []
     for path in found:
         with _opened(path) as (file, maker):
-            makers.append(maker)
+            makers.append((path, maker))
             tables.append(file.read(columns))
-        whole = next((known for known in makers if known.weights), makers[0])
-        if not maker.fits(whole):
-            raise CodesError(
-                f"{path} holds {maker}, but {found[makers.index(whole)].name} holds {whole}; keep each in a folder of its own."
-            )
+    whole = _one_maker(makers)
     return whole, pa.concat_tables([_empty(whole, columns), *tables], promote_options="default")
+
+
+def _one_maker(found: list[tuple[Path, Maker]]) -> Maker:
+    """Put together what the parts know of their maker; there must be one part, and one maker."""
+    whole = found[0][1]
+    for path, maker in found[1:]:
+        if not maker.fits(whole):
+            other, theirs = next((other, theirs) for other, theirs in found if not maker.fits(theirs))
+            raise CodesError(
+                f"{path} holds {maker}, but {other.name} holds {theirs}; keep each in a folder of its own."
+            )
+        whole = whole._replace(weights=whole.weights or maker.weights, precision=whole.precision or maker.precision)
+    return whole
 
 
 def _ids(table: pa.Table) -> NDArray[np.int64]:
@@ -427,15 +476,35 @@ def _ids(table: pa.Table) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *(np.from_dlpack(chunk) for chunk in table["id"].chunks)])
 
 
-def _load_to_extend(folder: Path, maker: Maker, columns: list[str]) -> pa.Table:
-    """Read some columns of an index, if there is one yet, to which `maker` may add."""
-    found = parts(folder)
-    if not found:
-        return _empty(maker, columns)
-    theirs, table = _load(found, columns)
-    if not theirs.fits(maker):
-        raise CodesError(f"{folder} holds {theirs}, but these are {maker}; write them to a folder of their own.")
-    return table
+class _Span(NamedTuple):
+    """What `append` needs to know of a part: in which state it was seen, its maker, its lowest and highest id."""
+
+    version: tuple[int, ...]
+    maker: Maker
+    low: int
+    high: int
+
+
+_seen: dict[Path, dict[Path, _Span]] = {}  # by folder; its writer holds the folder's lock
+
+
+def _spans(folder: Path) -> dict[Path, _Span]:
+    """Know the parts of `folder`; only those that were not seen as they are now are opened."""
+    before, now = _seen.get(folder.resolve(), {}), {}
+    for path in parts(folder):
+        version, span = _version(path), before.get(path)
+        if span is None or span.version != version:
+            maker, table = _load([path], ["id"])
+            ids = _ids(table)
+            span = _Span(version, maker, int(ids.min(initial=_INT64.max)), int(ids.max(initial=-1)))
+        now[path] = span
+    _seen[folder.resolve()] = now
+    return now
+
+
+def _check_extends(folder: Path, theirs: Maker, ours: Maker) -> None:
+    if not theirs.fits(ours):
+        raise CodesError(f"{folder} holds {theirs}, but these are {ours}; write them to a folder of their own.")
 
 
 def _empty(maker: Maker, columns: list[str]) -> pa.Table:
@@ -450,9 +519,12 @@ def _maker(path: Path, schema: pa.Schema) -> Maker:
     try:
         facts = json.loads((schema.metadata or {})[b"hashzoo"])
         if facts["format"] <= FORMAT:
-            maker = Maker(facts["model"], check_bits(facts["bits"]), facts["preprocess"], facts.get("weights"))
+            known = facts.get("weights"), facts.get("precision")
+            maker = Maker(facts["model"], check_bits(facts["bits"]), facts["preprocess"], *known)
             if not isinstance(maker.weights, str | None):
                 raise ValueError("other weights")
+            if maker.precision is not None:
+                check_precision(maker.precision)
             columns = list(_schema(maker))
             if list(schema) != (columns[:3] if facts["format"] == 1 else columns):
                 raise ValueError("other columns")

@@ -17,8 +17,8 @@ def load(name: str, device: str | None = None) -> HashModel:
 
     Args:
         name: a name of the zoo (`hashzoo list`), `local-dir:PATH` for a model's folder, or `hf-hub:org/name[@revision]`.
-        device: "cpu" or "cuda"; default CUDA where there is one. On CUDA the network runs in bfloat16, on the CPU in float32;
-            `encode(..., precision=...)` says otherwise.
+        device: "cpu" or "cuda"; default CUDA where there is one. On either the network runs in float32;
+            `encode(..., precision="bfloat16")` says otherwise.
 
     Raises:
         UnknownNameError: no such model; the message offers close matches.

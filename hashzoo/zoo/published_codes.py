@@ -38,7 +38,7 @@ class PublishedCodes:
 
 
 def write_codes(path: str | Path, published: PublishedCodes) -> None:
-    """Write columns split, position, label and code; model, bits, protocol and classes go into the schema metadata."""
+    """Write columns split, position, label and code; protocol, classes and what made the codes go into the metadata."""
     codes = Codes.concatenate([published.codes[split] for split in ("query", "database")])
     splits = ["query"] * len(published.codes["query"]) + ["database"] * len(published.codes["database"])
     labels = np.concatenate([published.labels[split] for split in ("query", "database")])
@@ -46,6 +46,8 @@ def write_codes(path: str | Path, published: PublishedCodes) -> None:
         "format": 1,
         "model": codes.model,
         "bits": codes.bits,
+        "weights": codes.weights,
+        "precision": codes.precision,
         "protocol": published.protocol,
         "classes": list(published.classes),
     }
@@ -72,7 +74,8 @@ def read_codes(path: str | Path) -> PublishedCodes:
     try:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[b"hashzoo"])
-        bits, classes = facts["bits"], tuple(facts["classes"])
+        classes = tuple(facts["classes"])
+        maker = facts["bits"], facts["model"], facts.get("weights"), facts.get("precision")  # older files say neither
         splits = np.asarray(table["split"].to_pylist())
         positions = table["position"].to_numpy()
         packed = np.frombuffer(b"".join(table["code"].to_pylist()), dtype=np.uint8).reshape(len(splits), -1)
@@ -85,7 +88,7 @@ def read_codes(path: str | Path) -> PublishedCodes:
         masks = {split: splits == split for split in ("query", "database")}
         return PublishedCodes(
             protocol=facts["protocol"],
-            codes={split: Codes(packed[mask], bits, facts["model"]) for split, mask in masks.items()},
+            codes={split: Codes(packed[mask], *maker) for split, mask in masks.items()},
             labels={split: labels[mask] for split, mask in masks.items()},
             positions={split: positions[mask] for split, mask in masks.items()},
             classes=classes,

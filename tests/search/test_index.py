@@ -1,5 +1,7 @@
+import dataclasses
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import faiss
@@ -9,7 +11,7 @@ import torch
 
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError
-from hashzoo.search import Index, RangeHits
+from hashzoo.search import Index, RangeHits, store
 
 cuda = torch.cuda.is_available()
 DEVICES = [
@@ -275,3 +277,56 @@ def test_what_memory_cannot_hold_is_refused_first(monkeypatch):
     with pytest.raises(CodesError, match=r"An index of 1,000,000 codes of 1024 bits takes 0\.1 GiB"):
         Index(Codes(np.zeros((1_000_000, 128), dtype=np.uint8), 1024))
     assert index.search(query, k=5).ids.shape == (200, 5)
+
+
+def test_hits_of_some_queries():
+    index = Index(make(20, 48), paths=[f"{i}.jpg" for i in range(20)])
+    hits = index.search(make(5, 48, seed=1), k=3)
+    for some in (slice(0, 2), slice(None), slice(4, 1, -2), slice(2, 2)):
+        part = hits[some]
+        assert part.ids.shape == part.distances.shape == part.paths.shape == (len(part), 3)
+        assert part.ids.tolist() == hits.ids[some].tolist()
+        assert part.distances.tolist() == hits.distances[some].tolist()
+        assert part.paths.tolist() == hits.paths[some].tolist()
+    assert hits[-1].ids.tolist() == [hits.ids[4].tolist()]
+    assert index.search(make(2, 48), k=1)[0].paths.shape == (1, 1)
+    assert index.search(make(2, 48), k=3, allow=[])[1].ids.shape == (1, 0)
+    assert Index(make(20, 48)).search(make(2, 48), k=3)[0:1].paths is None
+
+
+def test_a_query_of_another_precision_is_warned_of(tmp_path):
+    single, brain, unknown = (
+        dataclasses.replace(make(3, 12), precision=name) for name in ("float32", "bfloat16", None)
+    )
+    Index(single).save(tmp_path)
+    for index in (Index(single), Index.open(tmp_path)):
+        assert index.precision == index.codes.precision == "float32"
+        with pytest.warns(
+            UserWarning, match=r"in bfloat16 and the index in float32: .* not found at distance 0"
+        ) as caught:
+            hits = index.search(brain, k=1)
+        assert hits.distances.tolist() == [[0]] * 3
+        assert str(caught[0].message).endswith("encode with precision='float32'.")
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            index.search(single)
+            index.search(unknown)
+            Index(unknown).search(brain)
+
+
+def test_save_keeps_what_is_known_of_the_files(tmp_path):
+    codes, maker = make(6, 12), store.Maker("demo", 12, "", None)
+    ids = [5, 0, 3, 1, 4, 2]
+    store.append(tmp_path / "a", codes[:4], ids[:4], list("fadb"), "", [15, 10, 13, 11], [-5, 0, 2**62, 1])
+    store.append(tmp_path / "a", codes[4:], ids[4:])
+    index = Index.open(tmp_path / "a")
+    index.save(tmp_path / "b")
+    known = [(0, "a", 10, 0), (1, "b", 11, 1), (2, None, None, None), (3, "d", 13, 2**62), (4, None, None, None)]
+    rows = store.sources(tmp_path / "b", maker).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [*known, (5, "f", 15, -5)]
+    assert Index.open(tmp_path / "b").codes == index.codes
+    index.remove([1, 5])
+    index.save(tmp_path / "c")
+    rows = store.sources(tmp_path / "c", maker).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [known[0], *known[2:]]

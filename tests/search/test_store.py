@@ -20,8 +20,8 @@ from hashzoo.errors import CodesError
 from hashzoo.search import Index, store
 
 
-def make(rows, bits=12, model="demo", seed=0, weights=None):
-    return Codes.from_bits(np.random.default_rng(seed).random((rows, bits)) < 0.5, model, weights)
+def make(rows, bits=12, model="demo", seed=0, weights=None, precision=None):
+    return Codes.from_bits(np.random.default_rng(seed).random((rows, bits)) < 0.5, model, weights, precision)
 
 
 def rewrite(path, **facts):
@@ -77,7 +77,7 @@ def test_what_a_part_says(tmp_path):
         ("size", "int64"),
         ("mtime_ns", "int64"),
     ]
-    expected = {"format": 3, "model": "demo", "bits": 12, "preprocess": "abc", "weights": "12ab"}
+    expected = {"format": 3, "model": "demo", "bits": 12, "preprocess": "abc", "weights": "12ab", "precision": None}
     assert json.loads(schema.metadata[b"hashzoo"]) == expected
     assert set(schema.metadata) == {b"hashzoo"}
 
@@ -207,6 +207,8 @@ def test_open_refuses_a_newer_format(tmp_path):
         {"format": None},
         {"format": "1"},
         {"weights": 1},
+        {"precision": "float16"},
+        {"precision": 32},
     ],
 )
 def test_open_refuses_metadata_that_does_not_fit(tmp_path, facts):
@@ -321,10 +323,11 @@ def test_contents_gives_the_codes_in_the_order_of_the_ids(tmp_path, monkeypatch)
     store.append(tmp_path, make(0, 12), preprocess="abc")
     store.append(tmp_path, second, paths=list("abcde"), preprocess="abc")
     found = store.contents(tmp_path)
-    assert found.maker == ("demo", 12, "abc", None)
+    assert found.maker == ("demo", 12, "abc", None, None)
     assert found.ids.tolist() == list(range(100, 125))
-    assert isinstance(found.paths, pa.ChunkedArray)
-    assert found.paths.to_pylist() == [None] * 20 + list("abcde")
+    assert list(found.files) == ["paths"]
+    assert isinstance(found.files["paths"], pa.ChunkedArray)
+    assert found.files["paths"].to_pylist() == [None] * 20 + list("abcde")
     for _ in range(2):  # as often as one likes
         batches = list(found.batches())
         assert [batch.shape for batch in batches] == [(7, 2), (7, 2), (6, 2), (5, 2)]
@@ -394,8 +397,63 @@ def test_weights_of_the_same_name(tmp_path):
         CodesError, match=r"part-00002.parquet holds .* \(weights b\), but part-00001.parquet holds .* a\)"
     ):
         Index.open(tmp_path)
-    with pytest.raises(CodesError, match="length, model and weights must be the same"):
+    with pytest.raises(CodesError, match="length, model, weights and precision must be the same"):
         Codes.concatenate([make(1, weights="a"), make(1, weights="b")])
+
+
+def test_precision_is_known_of_what_says_it(tmp_path):
+    path = store.append(tmp_path, make(3))
+    facts = {"format": 3, "model": "demo", "bits": 12, "preprocess": "", "weights": "a"}  # before precision was written
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"hashzoo": json.dumps(facts)}), path)
+    assert Index.open(tmp_path).precision is None
+    store.append(tmp_path, make(2, precision="bfloat16"))
+    index = Index.open(tmp_path)
+    assert (index.weights, index.precision, index.codes.precision) == ("a", "bfloat16", "bfloat16")
+    with pytest.raises(
+        CodesError,
+        match=r"holds 12-bit codes of model 'demo' \(weights a\) in bfloat16, but these are .* in float32; write",
+    ):
+        store.append(tmp_path, make(2, precision="float32"))
+    assert Index.open(tmp_path).ids.tolist() == list(range(5))
+    store.append(tmp_path / "b", make(1, precision="float32"), ids=[9]).rename(tmp_path / "part-00002.parquet")
+    with pytest.raises(
+        CodesError, match=r"part-00002.parquet holds .* in float32, but part-00001.parquet holds .* in bfl"
+    ):
+        Index.open(tmp_path)
+
+
+def test_append_opens_only_what_it_has_not_seen(tmp_path, monkeypatch):
+    opened, of = [], store._opened
+    monkeypatch.setattr(store, "_opened", lambda path: opened.append(path.name) or of(path))
+    for number in range(30):
+        store.append(tmp_path, make(2))
+        assert opened == [f"part-{number - 1:05}.parquet"] * (number > 0)
+        opened.clear()
+    store.append(tmp_path, make(1), ids=[100])
+    opened.clear()
+    with pytest.raises(CodesError, match="already has id 7"):
+        store.append(tmp_path, make(2), ids=[99, 7])
+    store.append(tmp_path, make(2), ids=[99, -7])
+    assert set(opened) < {path.name for path in store.parts(tmp_path)}  # those between -7 and 99
+
+
+def test_append_notices_what_others_did(tmp_path):
+    for _ in range(3):
+        store.append(tmp_path, make(2))
+    store.append(tmp_path, make(1))
+    code = """
+store.remove(sys.argv[1], [1, 6])
+store.append(sys.argv[1], Codes(codes.packed[:2, :2] & 240, 12, "demo"), ids=[6, 40])
+"""
+    assert in_a_process(code, tmp_path).returncode == 0
+    with pytest.raises(CodesError, match="already has id 40"):
+        store.append(tmp_path, make(1), ids=[40])
+    store.append(tmp_path, make(1), ids=[1])
+    store.append(tmp_path, make(1))
+    assert Index.open(tmp_path).ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 40, 41]
+    store.append(tmp_path / "b", make(1, 16)).rename(tmp_path / "part-00009.parquet")
+    with pytest.raises(CodesError, match=r"part-00009.parquet holds 16-bit .*, but part-00000.parquet holds 12-bit"):
+        store.append(tmp_path, make(1))
 
 
 def test_remove_rewrites_only_the_parts_that_hold_the_items(tmp_path):
@@ -414,6 +472,25 @@ def test_remove_rewrites_only_the_parts_that_hold_the_items(tmp_path):
     assert store.append(tmp_path, make(1)).name == "part-00003.parquet"
     assert store.remove(tmp_path, []) == 0
     assert len(pd.read_parquet(tmp_path)) == 6
+
+
+def test_an_emptied_part_goes(tmp_path):
+    for _ in range(4):
+        store.append(tmp_path, make(3, weights="a"), preprocess="abc")
+    assert store.remove(tmp_path, [0, 1, 2, 6, 7, 8]) == 6
+    assert names(tmp_path) == ["part-00001.parquet", "part-00003.parquet"]
+    assert Index.open(tmp_path).ids.tolist() == [3, 4, 5, 9, 10, 11]
+    assert store.remove(tmp_path, range(9, 12)) == 3  # the last stays, so that its number is not given again
+    assert names(tmp_path) == ["part-00001.parquet", "part-00003.parquet"]
+    assert store.append(tmp_path, make(1, weights="a"), preprocess="abc").name == "part-00004.parquet"
+    assert store.remove(tmp_path, []) == 0
+    assert names(tmp_path) == ["part-00001.parquet", "part-00004.parquet"]
+    assert store.remove(tmp_path, range(100)) == 4
+    assert names(tmp_path) == ["part-00004.parquet"]
+    index = Index.open(tmp_path)
+    assert (len(index), index.model, index.weights, index.preprocess) == (0, "demo", "a", "abc")
+    with pytest.raises(CodesError, match="these are 16-bit"):
+        store.append(tmp_path, make(1, 16))
 
 
 def test_remove_refuses_what_is_no_id_or_no_index(tmp_path):
@@ -443,6 +520,70 @@ store.remove(sys.argv[1], [0, 3, 6])
     assert store.remove(tmp_path, [0, 3, 6]) == 2
     assert Index.open(tmp_path).ids.tolist() == [1, 2, 4, 5, 7, 8]
     assert len(names(tmp_path)) == 3
+
+
+def test_a_kill_between_emptied_parts_loses_nothing_else(tmp_path):
+    for _ in range(4):
+        store.append(tmp_path, make(3, 64))
+    code = """
+import pathlib
+unlink, calls = pathlib.Path.unlink, []
+def second(path, **options):
+    calls.extend([path] * (path.suffix == ".parquet"))
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    unlink(path, **options)
+pathlib.Path.unlink = second
+store.remove(sys.argv[1], range(11))
+"""
+    assert in_a_process(code, tmp_path).returncode == -signal.SIGKILL
+    assert Index.open(tmp_path).ids.tolist() == list(range(3, 12))
+    assert store.remove(tmp_path, range(11)) == 8
+    assert Index.open(tmp_path).ids.tolist() == [11]
+    assert names(tmp_path) == ["part-00003.parquet"]
+
+
+def test_a_reader_never_fails_while_parts_go(tmp_path):
+    for _ in range(60):
+        store.append(tmp_path, make(4, 64))
+    kept = list(range(3, 120, 4))  # of the first half of the parts one item each is kept, the others empty
+    code = """
+for first in range(0, 240, 4):
+    store.remove(sys.argv[1], range(first, first + 3 + (first >= 120)))
+"""
+    counts = []
+    with start(code, tmp_path) as writer:
+        while writer.poll() is None:
+            ids = Index.open(tmp_path).ids
+            counts.append(len(ids))
+            assert np.isin(kept, ids).all()
+            assert store.ascending(ids)
+    assert writer.returncode == 0
+    assert len(set(counts)) > 2  # it did read in between
+    assert counts == sorted(counts, reverse=True)
+    assert Index.open(tmp_path).ids.tolist() == kept
+    assert len(names(tmp_path)) == 31
+
+
+@pytest.mark.parametrize("change", ["remove", "empty"])
+def test_a_reader_begins_anew_where_a_part_changed(tmp_path, monkeypatch, change):
+    for _ in range(2):
+        store.append(tmp_path, make(3))
+    batches, changes = store.Contents.batches, [[4], [0, 1, 2]] if change == "remove" else [[0, 1, 2]]
+
+    def disturbed(contents):
+        if changes:
+            store.remove(tmp_path, changes.pop(0))
+        return batches(contents)
+
+    monkeypatch.setattr(store.Contents, "batches", disturbed)
+    assert Index.open(tmp_path).ids.tolist() == ([3, 5] if change == "remove" else [3, 4, 5])
+
+
+def test_a_reader_does_not_try_a_broken_part_again(tmp_path):
+    (tmp_path / "part-00000.parquet").symlink_to("nowhere")
+    with pytest.raises(CodesError, match=r"part-00000.parquet cannot be read"):
+        Index.open(tmp_path)
 
 
 def test_processes_that_append_at_once_lose_nothing(tmp_path):
