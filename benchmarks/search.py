@@ -53,7 +53,7 @@ def main(device: str = "cpu") -> None:
 
     def report(row: dict[str, Any]) -> None:
         rival = f"{row['times_rival']:.1f} times {row['rival']}" if row["times_rival"] else row["rival"]
-        print(f"{row['bits']:5} bits  N={row['size']:>10,}  Q={row['queries']:>6}  k={row['k']:>5}  "
+        print(f"{bench.describe(row):>16} bits  N={row['size']:>10,}  Q={row['queries']:>6}  k={row['k']:>5}  "
               f"{row['giga_pairs']:8.3g} G  {rival}", flush=True)  # fmt: skip
 
     result = bench.bench(device, report)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hashzoo.search.bench import describe
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 
@@ -28,7 +30,7 @@ def search(result: dict[str, Any]) -> str:
     """Write the cases of `hashzoo bench search`."""
     rows = [
         [
-            f"{row['bits']}{' clustered' * (row['data'] == 'clustered')}", f"{row['size']:,}", f"{row['queries']:,}",
+            describe(row), f"{row['size']:,}", f"{row['queries']:,}",
             str(row["k"]), f"{row['giga_pairs']:.3g}",
             f"{row['seconds']:.2f} s" if row["seconds"] > 0.1 else f"{row['seconds'] * 1e3:.2g} ms",
             row["rival"], f"{row['times_rival']:.1f}",
@@ -42,8 +44,8 @@ def search(result: dict[str, Any]) -> str:
         f"{name.replace('_', ' ')} {value:.1f}" for name, value in [*result["limits"].items(), ("read", read)]
     )
     return (
-        f"{table(head, rows)}\n\nOne core, except the single query over ten million codes, which takes all. Limits: {limits} "
-        f"(10⁹ pairs/s a core; GB/s). Machine: {machine(result['machine'])}."
+        f"{table(head, rows)}\n\nOne core unless a row names threads; the single query over ten million codes takes all. "
+        f"Limits: {limits} (10⁹ pairs/s a core; GB/s). Machine: {machine(result['machine'])}."
     )
 
 

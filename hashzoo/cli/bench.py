@@ -29,7 +29,7 @@ def search(
     """
     from rich.console import Console
 
-    from hashzoo.search.bench import bench
+    from hashzoo.search.bench import bench, describe
 
     console = Console(stderr=True)
     with console.status("timing") as status:
@@ -45,14 +45,14 @@ def search(
         return
     rows = [
         [
-            f"{row['bits']} bits {row['data']}", f"{row['size']:,}", row["queries"], row["k"],
+            describe(row), f"{row['size']:,}", row["queries"], row["k"],
             f"{row['giga_pairs']:.3g}", f"{row['seconds'] * 1e3:.3g} ms", row["rival"],
             row["times_rival"] and f"{row['times_rival']:.1f}",
             row["share_of_limit"] and f"{row['share_of_limit']:.0%} of {row['limit']}",
         ]
         for row in result["rows"]
     ]  # fmt: skip
-    print_table(["codes", "N", "queries", "k", "G pairs/s", "time", "rival", "times rival", "share of limit"], rows)
+    print_table(["bits", "N", "queries", "k", "G pairs/s", "time", "rival", "times rival", "share of limit"], rows)
     print_table(
         ["limit", "G pairs/s a core, or GB/s"], [[name, f"{value:.1f}"] for name, value in result["limits"].items()]
     )

@@ -30,7 +30,7 @@ class Case(NamedTuple):
     queries: int
     k: int
     data: str = "uniform"  # or "clustered": 100 centres, 5 % of the bits flipped
-    threads: int | None = 1  # None: all cores
+    threads: int | None = 1  # None: one for each core
 
 
 CPU_CASES = (
@@ -43,6 +43,8 @@ CPU_CASES = (
     Case(256, 1_000_000, 100, 100),
     Case(64, 10_000_000, 1, 10, threads=None),
 )
+# How work is shared on machines with more cores than this one: no row may take much longer than that of two threads.
+MANY_CORES_CASES = tuple(Case(48, 20_000, 60, 20_000, threads=threads) for threads in (2, 16, 64))
 SMALL_CASES = tuple(Case(64, size, 1, 10) for size in (1, 10, 100, 1000))
 CUDA_CASES = (
     Case(64, 10_000_000, 1, 10),
@@ -69,7 +71,7 @@ def bench(device: str = "cpu", report: Callable[[dict[str, Any]], None] = lambda
         CodesError: the device is not there.
     """
     result: dict[str, Any] = {"machine": machine(device), "limits": limits(device), "rows": []}
-    for case in CPU_CASES + SMALL_CASES if device == "cpu" else CUDA_CASES:
+    for case in CPU_CASES + MANY_CORES_CASES + SMALL_CASES if device == "cpu" else CUDA_CASES:
         row = compare(case, device)
         row.update(_share(row, result["limits"]))
         result["rows"].append(row)
@@ -112,6 +114,16 @@ def compare(case: Case, device: str = "cpu", rounds: int = ROUNDS) -> dict[str, 
     row.update(rival=fastest or rival, rival_queries=few if fastest else None, rival_giga_pairs=rate)
     row["times_rival"] = row["giga_pairs"] / rate if rate else None
     return row
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Name the codes of a row, and the threads where there are several: "48, 64 threads".
+
+    >>> describe({"bits": 64, "data": "clustered", "threads": None})
+    '64 clustered'
+    """
+    threads = row["threads"] or 1
+    return f"{row['bits']}{' clustered' * (row['data'] == 'clustered')}{f', {threads} threads' * (threads > 1)}"
 
 
 def _codes(case: Case, rows: int, seed: int) -> Packed:
@@ -209,7 +221,7 @@ def _compare_limit(bits: int) -> float:
 
 def _share(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
     """Say which limit binds a row, and what share of it was reached."""
-    if row["size"] <= 1000:
+    if row["size"] <= 1000 or (row["threads"] or 1) > 1:  # no limit was measured for these
         return {"limit": None, "share_of_limit": None}
     if "read_seconds" in row:
         return {"limit": "read", "share_of_limit": row["read_seconds"] / row["seconds"]}

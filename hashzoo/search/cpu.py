@@ -29,20 +29,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
+from hashzoo.machine import need_memory
+
+# What numba compiles for: this processor, unless NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say otherwise.
+AVX512 = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 BLOCK = 512 if AVX512 else 256  # rows of a block: the bits of a vector
 TILE = 256  # queries that share a block's table
 FEW = 4  # queries from which on it is worth while
 TILE_KEYS = 1 << 23  # candidates of a tile at most, 64 MiB
 SMALL = 4 << 20  # bytes of codes compared (queries x codes) below which a thread costs more than it brings
+HIT = 64  # bytes of codes that each of a query's k nearest counts as, beside those
+FEW_HITS = 1 << 20  # hits that take so little memory that there is no need to ask for it
+PART_ROWS = 1000  # rows that a part of the codes has for each row that it looks at one by one
+PART_HITS = 1 << 22  # hits that all parts together keep, 40 MiB; where they would keep more, there is one part
 SAMPLE = 16  # one block in so many tells how near the k nearest will be
 ROW_BITS = 48  # a candidate is one int64, distance << 48 | row: their order is the ranking
 FAR = np.iinfo(np.uint16).max
@@ -129,8 +136,12 @@ def top_k(
     queries = np.array(queries, dtype=np.uint8, order="C")
     if not k or not len(queries):
         return np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
-    splits, bounds = _split(len(queries), codes, threads), _bounds(_columns(codes.planes.shape[1]))
-    distances = np.empty((len(splits.blocks), len(queries), k), dtype=np.uint16)
+    splits, bounds = _split(len(queries), codes, threads, k), _bounds(codes.planes.shape[1])
+    parts = len(splits.blocks)
+    kept = k if parts == 1 else min(k, -(-len(codes.planes) // parts) * BLOCK)
+    if len(queries) * (k + 1024) > FEW_HITS:
+        _need_memory(len(queries), codes, k, kept, splits)
+    distances = np.empty((parts, len(queries), kept), dtype=np.uint16)
     rows = np.empty(distances.shape, dtype=np.int64)
 
     def search(part: int, blocks: slice, here: slice) -> None:
@@ -140,12 +151,16 @@ def top_k(
         )  # fmt: skip
 
     _run(search, splits)
-    if len(splits.blocks) == 1:
+    if parts == 1:
         return distances[0], rows[0]
-    # The parts follow one another in the order of rows, so a stable sort by distance is the ranking.
-    flat_distances, flat_rows = (np.concatenate(list(parts), axis=1) for parts in (distances, rows))
-    order = np.argsort(flat_distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(flat_distances, order, axis=1), np.take_along_axis(flat_rows, order, axis=1)
+    nearest = np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
+
+    def merge(part: int, blocks: slice, here: slice) -> None:
+        _merge(distances, rows, here.start, here.stop, *nearest)
+
+    threads = min(splits.threads, HIT * nearest[0].size // (SMALL + 1) + 1)
+    _run(merge, _Splits([slice(0)], _stretches(len(queries), threads), threads))
+    return nearest
 
 
 def within(
@@ -175,7 +190,7 @@ def within(
     """
     live, radius = _live(codes, keep), min(radius, codes.planes.shape[1])
     queries = np.array(queries, dtype=np.uint8, order="C")
-    splits, bounds = _split(len(queries), codes, None), _bounds(_columns(codes.planes.shape[1]))
+    splits, bounds = _split(len(queries), codes, None, radius + 1), _bounds(codes.planes.shape[1])
     counts = np.zeros((len(queries), radius + 1, len(splits.blocks)), dtype=np.int64)
 
     def visit(part: int, blocks: slice, here: slice) -> None:  # counts first, then writes at the places
@@ -217,9 +232,10 @@ def histograms(
     """
     queries = np.array(queries, dtype=np.uint8, order="C")
     words = np.stack([_words_of_bits(rows) for rows in relevant])
-    splits, bounds = _split(len(queries), codes, None), _bounds(_columns(codes.planes.shape[1]))
+    bins = 8 * queries.shape[1] + 1
+    splits, bounds = _split(len(queries), codes, None, 2 * bins), _bounds(codes.planes.shape[1])
     # What a task writes is contiguous however the work is shared: for another layout the kernel would be compiled again.
-    counts = np.zeros((len(splits.blocks), len(queries), 2, 8 * queries.shape[1] + 1), dtype=np.int64)
+    counts = np.zeros((len(splits.blocks), len(queries), 2, bins), dtype=np.int64)
 
     def count(part: int, blocks: slice, here: slice) -> None:
         _histograms(
@@ -237,7 +253,7 @@ def compare_only(codes: Held, queries: NDArray[np.uint8], turns: int) -> int:
     Returns:
         How many pairs were compared.
     """
-    _compare_only(codes.planes, np.array(queries), turns, _bounds(_columns(codes.planes.shape[1])))
+    _compare_only(codes.planes, np.array(queries), turns, _bounds(codes.planes.shape[1]))
     return turns * len(queries) * BLOCK
 
 
@@ -263,17 +279,40 @@ class _Splits(NamedTuple):
     threads: int
 
 
-def _split(queries: int, codes: Held, threads: int | None) -> _Splits:
-    """Share the work: by queries where there are enough of them, else by rows."""
+def _split(queries: int, codes: Held, threads: int | None, kept: int = 1) -> _Splits:
+    """Share the work: by queries where there are enough of them, else by rows too.
+
+    Each part of the rows keeps up to `kept` numbers for each query, and to find them it looks one by one at the rows of
+    its first block and at about `kept` more. Many parts repeat that work, so a part has many more rows than that, unless
+    there are fewer queries than threads.
+    """
     blocks = len(codes.planes)
-    threads = threads or _cores()
-    if threads == 1 or queries * codes.planes.nbytes < SMALL:
+    work = queries * (codes.planes.nbytes + HIT * kept)
+    worth = work // (SMALL + 1) + 1
+    threads = 1 if worth == 1 else min(threads or _cores(), worth)
+    if threads == 1:
         return _Splits([slice(0, blocks)], [slice(0, queries)], 1)
-    # Several shares a thread, since no two take the same time, but none with few queries to share a block's table.
     if queries >= 8 * threads:
+        # Several shares a thread, since no two take the same time, but none with few queries to share a block's table.
         shares = threads * min(max(queries // (64 * threads), 1), 4)
         return _Splits([slice(0, blocks)], _stretches(queries, shares), threads)
-    return _Splits(_stretches(blocks, 2 * threads), [slice(0, queries)], threads)
+    most = max(1, min(threads, blocks, PART_HITS // (queries * kept)))
+    large = max(1, min(most, blocks * BLOCK // (PART_ROWS * (BLOCK + kept))))
+    shares = min(-(-threads // large), queries)
+    return _Splits(_stretches(blocks, min(threads // shares, most)), _stretches(queries, shares), threads)
+
+
+def _need_memory(queries: int, codes: Held, k: int, kept: int, splits: _Splits) -> None:
+    """Refuse a search for the k nearest, of which each part finds `kept`, that does not fit in memory."""
+    parts, shares = len(splits.blocks), len(splits.queries)
+    hits = queries * (k if parts == 1 else k + parts * kept)
+    room = _room.py_func(-(-len(codes.planes) // parts) * BLOCK, k)
+    candidates = min(splits.threads, parts * shares) * room * _tile.py_func(-(-queries // shares), room)
+    need_memory(
+        10 * hits + 8 * candidates,
+        f"A search of {queries:,} queries for {k:,} codes each",
+        "ask for fewer (k) or search fewer queries at a time",
+    )
 
 
 def _cores() -> int:
@@ -311,15 +350,23 @@ def _words_of_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
 
 
 @functools.cache
-def _bounds(columns: int) -> NDArray[np.uint64]:
+def _bounds(bits: int) -> NDArray[np.uint64]:
     """Tabulate for each distance, and each column, a word of its bit in 2^columns - 1 - distance."""
+    columns = _columns(bits)
     starts = (1 << columns) - 1 - np.arange(1 << columns)
     return np.where(starts[:, None] >> np.arange(columns) & 1, ~np.uint64(0), np.uint64(0))
 
 
 # ---- the kernels -----------------------------------------------------------------------------------------------------
 
-_kernel = njit(nogil=True, cache=True)
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, and keep the code on disk where numba finds a folder for it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no such folder
+        return njit(nogil=True)(function)
+
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _WORDS = BLOCK // 64
@@ -659,8 +706,8 @@ def _top_k(planes, live, start, stop, queries, bounds, out_distances, out_rows):
     out_distances[:] = FAR
     out_rows[:] = 0
     size = (stop - start) * BLOCK
-    room = min(size, 3 * k + 1024)  # at most 2k candidates survive when the room is full
-    tile = max(1, min(TILE, count, TILE_KEYS // max(room, 1)))
+    room = _room(size, k)
+    tile = _tile(count, room)
     scratch = _scratch(greatest, tile)
     keys = np.empty((tile, room), dtype=np.int64)
     histogram = np.empty((tile, greatest + 1), dtype=np.int64)  # candidates at each distance
@@ -703,6 +750,18 @@ def _top_k(planes, live, start, stop, queries, bounds, out_distances, out_rows):
                 k, accepts[place], keys[place, : counts[place, 1]], histogram[place],
                 out_distances[top + place], out_rows[top + place],
             )  # fmt: skip
+
+
+@_kernel
+def _room(size, k):
+    """Count the candidates that a query has room for; at most 2k survive when the room is full."""
+    return min(size, 3 * k + 1024)
+
+
+@_kernel
+def _tile(queries, room):
+    """Count the queries that are searched for together."""
+    return max(1, min(TILE, queries, TILE_KEYS // max(room, 1)))
 
 
 @_kernel
@@ -835,6 +894,30 @@ def _rank(k, accept, keys, histogram, out_distances, out_rows):
                 out_distances[place] = distance
                 out_rows[place] = key & ((1 << ROW_BITS) - 1)
                 histogram[distance] = place + 1
+
+
+@_kernel
+def _merge(distances, rows, start, stop, out_distances, out_rows):
+    """Write the k nearest rows of queries `start` to `stop`, from uint16 and int64 (parts, Q, kept) that `_top_k` filled.
+
+    The parts follow one another in the order of rows, so their rows at the same distance do too.
+    """
+    parts, _, kept = rows.shape
+    k = out_rows.shape[1]
+    taken = np.empty(parts, dtype=np.int64)
+    for query in range(start, stop):
+        taken[:] = 0
+        place, distance = 0, 0
+        while place < k:
+            for part in range(parts):
+                number = taken[part]
+                while place < k and number < kept and distances[part, query, number] == distance:
+                    out_distances[query, place] = distance
+                    out_rows[query, place] = rows[part, query, number]
+                    number += 1
+                    place += 1
+                taken[part] = number
+            distance += 1
 
 
 @_kernel

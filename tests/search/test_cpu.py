@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import faiss
 import llvmlite.binding as llvm
+import numba
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
 
 from hashzoo.codes import pack
+from hashzoo.errors import CodesError
 from hashzoo.search import cpu
 
 from .reference import distances_of, make, sorted_all
@@ -26,6 +30,14 @@ def agree(queries, base, k, keep=None, threads=None):
     assert (distances.dtype, rows.dtype) == (np.uint16, np.int64)
     for found, expected in zip((distances, rows), sorted_all(queries, base, keep), strict=True):
         np.testing.assert_array_equal(found, expected[:, :k])
+
+
+def peak_of(work):
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 @pytest.fixture
@@ -180,8 +192,6 @@ def test_a_full_adder_adds(avx512, monkeypatch):
 
 def test_compiles_to_one_instruction_a_sum_and_one_a_carry_with_avx512(tmp_path):
     code = """
-import llvmlite.binding
-llvmlite.binding.get_host_cpu_features = lambda: {"avx512f": True}
 from numba import types
 from hashzoo.search import cpu
 words = types.Array(types.uint64, 2, "C")
@@ -199,15 +209,104 @@ print(cpu.BLOCK, *(line.split()[0] for asm in kernel.inspect_asm().values() for 
     assert instructions.count("vpandq") < chunks
 
 
+@pytest.mark.parametrize("target", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": ""}], ids=str)
+def test_compiles_for_the_processor_that_numba_is_told(target, tmp_path):
+    """Code for AVX-512 would end a process that numba was told to compile without it."""
+    queries, base = make("uniform", 9, 64, seed=1), make("uniform", 3000, 64, seed=2)
+    np.save(tmp_path / "queries.npy", queries)
+    np.save(tmp_path / "base.npy", base)
+    code = """
+import sys
+import numpy as np
+from hashzoo.search import cpu
+queries, base = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("queries", "base"))
+held = cpu.hold(base)
+np.save(f"{sys.argv[1]}/rows.npy", cpu.top_k(queries, held, 2000)[1])
+np.save(f"{sys.argv[1]}/within.npy", cpu.within(queries, held, 64)[2].reshape(9, 3000))
+np.save(f"{sys.argv[1]}/counts.npy", cpu.histograms(queries, held, np.ones((1, 3000), bool), np.zeros(9, int)))
+print(cpu.BLOCK)
+"""
+    environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(tmp_path)}
+    arguments = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "256\n"), done.stderr
+    expected_distances, expected = sorted_all(queries, base)
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), expected[:, :2000])
+    np.testing.assert_array_equal(np.load(tmp_path / "within.npy"), expected)
+    counts = [np.bincount(distances, minlength=65) for distances in expected_distances]
+    np.testing.assert_array_equal(np.load(tmp_path / "counts.npy"), [counts, counts])
+
+
+def test_compiles_without_a_folder_for_its_cache():
+    found = {}
+    exec("def double(x):\n    return 2 * x", found)
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(found["double"])
+    assert cpu._kernel(found["double"])(3) == 6
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    cores=st.sampled_from([2, 3, 16, 64]), threes=st.floats(0, 3), rows=st.integers(1, 3000), k=st.integers(1, 3500),
+    bits=st.sampled_from([12, 48, 64, 128]), kind=st.sampled_from(["uniform", "clustered", "equal"]),
+    kept=st.sampled_from([None, 0.002, 0.5]), part_rows=st.sampled_from([0.01, 0.5, cpu.PART_ROWS]),
+    part_hits=st.sampled_from([500, cpu.PART_HITS]), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_equals_a_stable_sort_on_any_number_of_cores(
+    cores, threes, rows, k, bits, kind, kept, part_rows, part_hits, seed
+):
+    """From one query to three times as many as cores, shared out by rows, by queries or by both."""
+    queries, base = make(kind, 1 + int(threes * cores), bits, seed), make(kind, rows, bits, seed + 1)
+    keep = None if kept is None else np.random.default_rng(seed).random(rows) < kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_cores", lambda: cores)
+        for name, value in (("SMALL", 0), ("PART_ROWS", part_rows), ("PART_HITS", part_hits)):
+            patch.setattr(cpu, name, value)
+        agree(queries, base, k, keep)
+
+
 def test_memory_is_bounded():
     held = cpu.hold(np.random.default_rng(1).integers(256, size=(200_000, 128), dtype=np.uint8))
     queries = np.zeros((100, 128), dtype=np.uint8)
     cpu.top_k(queries, held, 10)
-    tracemalloc.start()
-    cpu.top_k(queries, held, 10)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**22
+    assert peak_of(lambda: cpu.top_k(queries, held, 10)) < 2**22
+
+
+@pytest.mark.parametrize("cores", [2, 16, 64, 256])
+@pytest.mark.parametrize(("count", "k"), [(1, 20_000), (1, 500), (40, 20_000), (40, 500), (100, 3000), (400, 100)])
+def test_memory_grows_with_the_answer_and_not_with_the_cores(cores, count, k, many_parts, monkeypatch):
+    base, queries = make("uniform", 20_000, 48, seed=2), make("uniform", count, 48, seed=1)
+    held, told = cpu.hold(base), []
+    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    monkeypatch.setattr(cpu, "need_memory", lambda size, what, way_out: told.append(size))
+    cpu.top_k(queries, held, k)  # compiles
+    answer = 10 * count * k
+    peak = peak_of(lambda: cpu.top_k(queries, held, k))
+    assert peak < 2.2 * answer + 2**21
+    if count * k > cpu.FEW_HITS:
+        assert peak < told[-1] + 2**18
+        assert told[-1] < 6 * answer
+
+
+@pytest.mark.parametrize("cores", [16, 64])
+def test_counts_of_few_queries_take_little_memory_on_many_cores(cores, many_parts, monkeypatch):
+    base, queries = make("uniform", 20_000, 1024, seed=2), make("uniform", 100, 1024, seed=1)
+    held, relevant, which = cpu.hold(base), np.ones((1, 20_000), dtype=bool), np.zeros(100, dtype=np.int64)
+    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    for work in (lambda: cpu.histograms(queries, held, relevant, which), lambda: cpu.within(queries, held, 400)):
+        work()
+        assert peak_of(work) < 2**23
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_a_search_without_memory_for_it_is_refused_before_it_starts(cores, many_parts, monkeypatch):
+    held, queries = cpu.hold(make("uniform", 20_000, 48, seed=2)), make("uniform", 400, 48, seed=1)
+    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**27))
+    assert 10 * 400 * 20_000 < 2**27  # the answer alone would fit
+    monkeypatch.setattr(cpu, "_top_k", None)
+    with pytest.raises(CodesError, match=r"A search of 400 queries for 20,000 codes each takes .* ask for fewer"):
+        cpu.top_k(queries, held, 20_000)
 
 
 def test_a_second_process_starts_warm(tmp_path):
