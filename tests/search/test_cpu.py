@@ -249,7 +249,7 @@ def test_compiles_without_a_folder_for_its_cache():
 @given(
     cores=st.sampled_from([2, 3, 16, 64]), threes=st.floats(0, 3), rows=st.integers(1, 3000), k=st.integers(1, 3500),
     bits=st.sampled_from([12, 48, 64, 128]), kind=st.sampled_from(["uniform", "clustered", "equal"]),
-    kept=st.sampled_from([None, 0.002, 0.5]), part_rows=st.sampled_from([0.01, 0.5, cpu.PART_ROWS]),
+    kept=st.sampled_from([None, 0.002, 0.5]), part_rows=st.sampled_from([1, cpu.PART_ROWS]),
     part_hits=st.sampled_from([500, cpu.PART_HITS]), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_equals_a_stable_sort_on_any_number_of_cores(
@@ -282,10 +282,10 @@ def test_memory_grows_with_the_answer_and_not_with_the_cores(cores, count, k, ma
     cpu.top_k(queries, held, k)  # compiles
     answer = 10 * count * k
     peak = peak_of(lambda: cpu.top_k(queries, held, k))
-    assert peak < 2.2 * answer + 2**21
+    assert peak < 4.5 * answer + 2**13 * count + 2**21  # a query has room for about three times as many candidates
     if count * k > cpu.FEW_HITS:
         assert peak < told[-1] + 2**18
-        assert told[-1] < 6 * answer
+        assert told[-1] < 6 * answer + 2**13 * count
 
 
 @pytest.mark.parametrize("cores", [16, 64])
@@ -302,8 +302,8 @@ def test_counts_of_few_queries_take_little_memory_on_many_cores(cores, many_part
 def test_a_search_without_memory_for_it_is_refused_before_it_starts(cores, many_parts, monkeypatch):
     held, queries = cpu.hold(make("uniform", 20_000, 48, seed=2)), make("uniform", 400, 48, seed=1)
     monkeypatch.setattr(cpu, "_cores", lambda: cores)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**27))
-    assert 10 * 400 * 20_000 < 2**27  # the answer alone would fit
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
+    assert 10 * 400 * 20_000 < 10**8  # the answer alone would fit
     monkeypatch.setattr(cpu, "_top_k", None)
     with pytest.raises(CodesError, match=r"A search of 400 queries for 20,000 codes each takes .* ask for fewer"):
         cpu.top_k(queries, held, 20_000)
