@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it replaces `path`, on any error `path` stays as it was.
 
-    The temporary name starts with a dot and ends in `.partial`, so that no reader takes it for a whole one after a kill.
+    The temporary name starts with a dot and ends in `.partial`, so that no reader takes it for a whole one after a kill. No
+    two writers share it, be they threads or processes of two machines: each writes a whole file, and the last one's stays.
     Permissions are those of the file that is replaced, or a new file's (by the umask), whatever the writer set.
 
     >>> import tempfile
@@ -23,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.touch()  # learns the umask without changing it, which would be felt by other threads
         mode = (path if path.exists() else partial).stat().st_mode

@@ -85,9 +85,9 @@ def versions() -> dict[str, str]:
 def local_data(name: str) -> list[Path]:
     """Paths of `name` in the folders of local data that `$HASHZOO_DATA` lists, as PATH does; they need not exist.
 
-    >>> import os
-    >>> os.environ["HASHZOO_DATA"] = os.pathsep.join(["/data", "/more"])
-    >>> [str(path) for path in local_data("cifar10")]
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, {"HASHZOO_DATA": os.pathsep.join(["/data", "/more"])}):
+    ...     [str(path) for path in local_data("cifar10")]
     ['/data/cifar10', '/more/cifar10']
     """
     return [Path(root, name) for root in os.environ.get("HASHZOO_DATA", "").split(os.pathsep) if root]

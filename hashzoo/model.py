@@ -69,6 +69,7 @@ class HashModel(nn.Module):
         pretrained: let the backbone fetch its own published weights (training only).
 
     Attributes:
+        backbone_ref: how the backbone was asked for; kept features are known by it.
         config, folder: of a model that was loaded, what its config.json says and where it was; else None.
 
     Raises:
@@ -97,6 +98,7 @@ class HashModel(nn.Module):
         self.bits = check_bits(bits)
         self.name = name
         self.preprocess = Preprocess(preprocess)
+        self.backbone_ref = backbone
         self.backbone = build_component("backbone", backbone, pretrained=pretrained)
         self.head = build_component(
             "head", head, feature_shape=self.backbone.feature_shape, bits=bits, num_classes=num_classes

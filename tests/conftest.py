@@ -125,11 +125,11 @@ def encoded():
 def real_pool():
     """Open a real data set that `$HASHZOO_DATA` holds; where it does not, skip the test."""
     from hashzoo.data import open_pool
+    from hashzoo.machine import local_data
 
     def open_it(name):
-        roots = os.environ.get("HASHZOO_DATA", "")
-        if not any(Path(root, name).is_dir() for root in roots.split(os.pathsep) if root):
-            pytest.skip(f"no real {name} to check the protocols on: HASHZOO_DATA is {roots!r}")
+        if not any(folder.is_dir() for folder in local_data(name)):
+            pytest.skip(f"no real {name} to check the protocols on: HASHZOO_DATA is {os.environ.get('HASHZOO_DATA')!r}")
         return open_pool(name)
 
     return open_it

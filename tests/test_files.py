@@ -57,6 +57,16 @@ def test_old_file_stays_when_the_body_writes_nothing(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_two_writers_at_once(tmp_path):
+    """Threads share a process id, and so do the first processes of two containers."""
+    path = tmp_path / "a.txt"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"  # whose writer ended last
+    assert names(tmp_path) == ["a.txt"]
+
+
 def test_write_text(tmp_path):
     path = tmp_path / "a.txt"
     for text in ("first, and longer", "zweite\nö\r\n", ""):

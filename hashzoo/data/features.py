@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable
+import secrets
+import sys
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from hashzoo import machine
 from hashzoo.data.datasets import ImagePool
-from hashzoo.files import replacing
+from hashzoo.files import replacing, sha256
 from hashzoo.machine import need_memory
 from hashzoo.model import HashModel
 from hashzoo.precision import Precision
+from hashzoo.preprocess import Preprocess
 
 PART = 4096  # images a file: what a kill can lose
 BATCH = 16  # on two cores, larger batches leave the cache and are slower
 PRECISION: Precision = "float32"
+_PROCESS = secrets.token_hex(16)
 
 
 def cache_folder() -> Path:
@@ -40,9 +48,10 @@ def backbone_features(
 ) -> Tensor:
     """Give the backbone's features of images, from the cache as far as it holds them.
 
-    The cache knows them by the backbone's weights and arguments, the preprocessing, the copy of the data, the positions,
-    the kind of device, the precision, and `version`. A part of 4,096 images is written whole or not at all; a killed run
-    goes on.
+    The cache knows them by all that decides them: the backbone's name, arguments, weights, buffers and code (see
+    `code_of`), the preprocessing, the copy of the data, the positions, the kind of device, the precision, the versions of
+    the libraries, `change` and `version`. A part of 4,096 images is written whole or not at all; a killed run
+    goes on. A part that cannot be read, or is of another shape, is computed anew.
 
     Args:
         model: its backbone makes them, in evaluation mode and float32, on the device where it is.
@@ -50,7 +59,7 @@ def backbone_features(
         positions: int64 (n,), into the pool.
         change: maps decoded images, uint8 (N, 3, S, S), to the network's input, uint8, at random; default: the model's own
             preprocessing.
-        version: names `change` and its seed; any text.
+        version: names what `change` does and its seed; any text. The code of `change` need not be named.
 
     Returns:
         float32 (n, D), or (n, D, H, W) as the backbone maps this input size, on the CPU.
@@ -61,13 +70,19 @@ def backbone_features(
     backbone: Any = model.backbone
     with model.encoding(PRECISION):  # H and W of `feature_shape` are those of the backbone's usual input size
         blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
-        shape = backbone(model.preprocess.normalise(blank)).shape[1:]
+        shape = tuple(backbone(model.preprocess.normalise(blank)).shape[1:])
     need_memory(4 * len(positions) * int(np.prod(shape)), "The features of all images", "use pooled features")
-    folder = cache_folder() / "features" / _key(model, pool, positions, version)
+    folder = cache_folder() / "features" / _key(model, pool, positions, change, version)
     out = torch.empty((len(positions), *shape))
+    missing = []
+    for start in range(0, len(positions), PART):
+        part = out[start : start + PART]
+        kept = _read(folder / f"{start:09}.npy", tuple(part.shape))
+        if kept is None:
+            missing.append(start)
+        else:
+            part.copy_(kept)
     console = Console(stderr=True)
-    starts = range(0, len(positions), PART)
-    missing = [start for start in starts if not (folder / f"{start:09}.npy").exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         console.print(
@@ -77,31 +92,82 @@ def backbone_features(
     for start in track(
         missing, "features", console=console, transient=True, disable=not (missing and console.is_terminal)
     ):
-        made: list[Tensor] = []
+        part = out[start : start + PART]
         seed = hashlib.sha256(f"{version}:{start}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed))
-        for first in range(start, min(start + PART, len(positions)), BATCH):
-            batch = positions[first : min(first + BATCH, start + PART)]
+        for first in range(0, len(part), BATCH):
+            made = part[first : first + BATCH]
+            batch = positions[start + first : start + first + len(made)]
             if change:
                 fitted = change(pool.decode(batch, model.preprocess.config), generator)
             else:
                 fitted = pool.fitted(batch, model.preprocess)
             with model.encoding(PRECISION):
-                made.append(backbone(model.preprocess.normalise(fitted.to(model.device))).float().cpu())
+                made.copy_(backbone(model.preprocess.normalise(fitted.to(model.device))))
         with replacing(folder / f"{start:09}.npy") as partial, partial.open("wb") as file:
-            np.save(file, torch.cat(made).numpy())
-    for start in starts:
-        out[start : start + PART] = torch.from_numpy(np.load(folder / f"{start:09}.npy"))
+            np.save(file, part.numpy())
     return out
 
 
-def _key(model: HashModel, pool: ImagePool, positions: NDArray[np.int64], version: str) -> str:
-    """Name what features depend on."""
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """Read a part; None if it is missing, damaged, or not float32 of this shape."""
+    try:
+        kept = np.load(path, mmap_mode="r")  # the file must be as long as its header says
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(np.array(kept)) if (kept.shape, kept.dtype) == (shape, np.float32) else None
+
+
+def _key(
+    model: HashModel, pool: ImagePool, positions: NDArray[np.int64], change: Callable[..., Tensor] | None, version: str
+) -> str:
+    """Name all that features depend on."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.backbone.state_dict().items()):
+    for name, tensor in chain(model.backbone.named_parameters(), model.backbone.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    facts = (str(model.backbone), model.preprocess.hash, pool.copy, pool.side, model.device.type, PRECISION, version)
-    digest.update(repr(facts).encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    facts = {
+        "backbone": model.backbone_ref.model_dump(),
+        "structure": str(model.backbone),
+        "code": code_of([Preprocess, ImagePool, *map(type, model.backbone.modules()), *([change] if change else [])]),
+        "libraries": machine.versions() | {"pillow": PIL.__version__},
+        "preprocess": model.preprocess.config.model_dump(),
+        "data": (pool.copy, pool.side),
+        "device": model.device.type,
+        "precision": PRECISION,
+        "version": version,
+    }
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     digest.update(positions.astype("<i8").tobytes())
     return digest.hexdigest()[:32]
+
+
+def code_of(things: Iterable[Any]) -> dict[str, str]:
+    """Tell the code of classes and functions by the sha256 of the files that hold it.
+
+    Of a plugin, or any other package, all its Python files count, since one may use another; of hashzoo the module alone.
+    torch, torchvision and timm are known by their versions and left out. Code that is in no file is told from all other by
+    a random key of this process.
+
+    Returns:
+        Name of the package or module -> what tells its code.
+
+    >>> code_of([machine.versions, torch.nn.Linear])  # doctest: +ELLIPSIS
+    {'hashzoo.machine': '...'}
+    """
+    found: dict[str, str] = {}
+    for module in sorted({thing.__module__ for thing in things}):
+        parts = module.split(".")
+        if parts[0] in ("torch", "torchvision", "timm"):
+            continue
+        outer = [module] if parts[0] == "hashzoo" else [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        files = {name: Path(getattr(sys.modules.get(name), "__file__", None) or "/") for name in outer}
+        name, path = next(((name, path) for name, path in files.items() if path.is_file()), (module, None))
+        if path is None:
+            found[name] = _PROCESS
+        elif path.name == "__init__.py":
+            sources = {each.relative_to(path.parent).as_posix(): sha256(each) for each in path.parent.rglob("*.py")}
+            found[name] = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+        else:
+            found[name] = sha256(path)
+    return found

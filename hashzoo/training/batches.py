@@ -32,7 +32,7 @@ def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[n
         return pool.decode(positions, recipe.preprocess)
     made = [_plain_features(model, pool, positions)]
     changing = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"plain_epochs": 0})})
-    for version in range(recipe.augment.versions):
+    for version in range(recipe.augment.versions if recipe.loss else 0):  # a head in closed form sees no changed image
         rule = f"{recipe.augment.model_dump_json(exclude={'versions', 'plain_epochs'})} {version}"
         made.append(
             backbone_features(

@@ -512,8 +512,9 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
 def test_a_folder_that_cannot_be_written(hub, client, folder, publish):
     """The Hub has the model then, and the message says so."""
     hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + b"\nMind the gap.\n"})
+    client.shell = client.start(f"import secrets; secrets.token_hex = lambda size: 'f00d'\n{SHELL}")
     assert publish()[0] == 0
-    (folder / f".README.md.{client.shell.pid}.partial").mkdir()  # where the new card would be written
+    (folder / f".README.md.{client.shell.pid}-f00d.partial").mkdir()  # where the new card would be written
     code, said = publish("--push")
     assert (code, f"{REPO} is published ({hub.url}/{REPO}/commit/" in said) == (2, True), said
     assert "README.md" in said and "make it writable and publish again" in said

@@ -600,8 +600,11 @@ def test_versions_of_a_frozen_backbones_images_are_changed(tiny_pool, monkeypatc
     monkeypatch.setitem(protocols._protocols(), "tiny", Protocol(**TINY))
     recipe = make(augment={"plain_epochs": 2, "versions": 1}, epochs=2, **FROZEN)  # each epoch is a plain one
     model, _ = loop.build(recipe, tiny_pool)
-    plain, changed = loop.load(model, recipe, tiny_pool, make_lists(Protocol(**TINY), tiny_pool).train)
+    positions = make_lists(Protocol(**TINY), tiny_pool).train
+    plain, changed = loop.load(model, recipe, tiny_pool, positions)
     assert not torch.equal(plain, changed)
+    closed = recipe.model_copy(update={"loss": None})  # sees the first alone
+    assert torch.equal(loop.load(model, closed, tiny_pool, positions), plain[None])
 
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 1.0], ids=["frozen", "whole"])
