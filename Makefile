@@ -21,7 +21,7 @@ demo: .venv/ready
 
 # TESTS="tests/data plugins" runs a part
 test: lint
-	HASHZOO_DATA=$${HASHZOO_DATA:-../shared/data} $(BIN)/python -m pytest -q -n auto $(TESTS)
+	HASHZOO_DATA=$${HASHZOO_DATA:-$(abspath ../shared/lossless)} $(BIN)/python -m pytest -q -n auto $(TESTS)
 
 lint: .venv/ready
 	$(BIN)/ruff check -q .

@@ -98,17 +98,13 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
     for name in ("query", "train", "database"):
         rule, _, argument = getattr(protocol, name).partition(":")
         if rule == "split":
-            if argument not in pool.bounds:
-                raise DataError(
-                    f"Protocol {protocol.name} needs a split {argument!r}, and {pool.name} has {', '.join(pool.bounds)}; "
-                    "take another protocol, or another data set."
-                )
-            chosen = np.arange(*pool.bounds[argument], dtype=np.int64)
+            chosen = _split(protocol, pool, argument)
         elif rule == "per-class":
             count, _, split = argument.partition("@")
-            among = np.zeros(len(pool), dtype=bool)
-            among[slice(*(pool.bounds[split] if split else (None,)))] = True
-            chosen = _draw(protocol, pool, free & among, int(count))
+            among = free.copy()
+            if split:
+                among &= np.isin(np.arange(len(pool)), _split(protocol, pool, split))
+            chosen = _draw(protocol, pool, among, int(count))
         else:
             left = free.copy()
             if rule == "rest+train":
@@ -126,6 +122,15 @@ def make_lists(protocol: Protocol, pool: ImagePool) -> Lists:
             "labels or order of the data are not the original's."
         )
     return lists
+
+
+def _split(protocol: Protocol, pool: ImagePool, name: str) -> NDArray[np.int64]:
+    if name not in pool.bounds:
+        raise DataError(
+            f"Protocol {protocol.name} needs a split {name!r}, and {pool.name} has {', '.join(pool.bounds)}; "
+            "take another protocol, or another data set."
+        )
+    return np.arange(*pool.bounds[name], dtype=np.int64)
 
 
 def _unseen(protocol: Protocol, pool: ImagePool) -> NDArray[np.bool_]:

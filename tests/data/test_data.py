@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 
 from hashzoo.config import PreprocessConfig
 from hashzoo.data import ImagePool, Protocol, dataset_names, get_protocol, make_lists, open_pool, protocol_names
+from hashzoo.data import datasets as data_sets
 from hashzoo.data.datasets import default_protocol
 from hashzoo.errors import CodesError, DataError, UnknownNameError
 from hashzoo.preprocess import Preprocess, read_image
@@ -57,6 +61,59 @@ def test_a_named_data_set_under_hashzoo_data(tmp_path, monkeypatch, write_split,
     assert pool.copy == tiny_pool.copy
     assert pool.copy.startswith("copy not known to hashzoo (sha256 ")
     assert pool.license == "unknown (so says its Hub card)"
+
+
+def test_the_first_folder_of_several_that_has_the_data_set_counts(tmp_path, monkeypatch, write_split, tiny_pool):
+    write_split("train")
+    roots = [tmp_path / "none", write_split("test"), tmp_path / "other"]
+    (tmp_path / "other" / "cifar10").mkdir(parents=True)  # would be no data set
+    monkeypatch.setenv("HASHZOO_DATA", os.pathsep.join(map(str, roots)))
+    assert open_pool("cifar10").images == tiny_pool.images
+
+
+def test_official_images_are_told_by_their_pixels(tiny_pool, encoded, monkeypatch):
+    """Whatever their encoding; a file met before is not decoded."""
+    official = "The official images"
+    pixels = np.concatenate([read_image(image).permute(1, 2, 0).reshape(-1) for image in tiny_pool.images])
+    key = hashlib.sha256(pixels.tobytes()).hexdigest()
+    spec = data_sets._specs()["cifar10"].model_copy(update={"pixels": {key: official}})
+    monkeypatch.setitem(data_sets._specs(), "cifar10", spec)
+    webp = [encoded(read_image(image).permute(1, 2, 0).numpy(), "WEBP", lossless=True) for image in tiny_pool.images]
+    again = dataclasses.replace(tiny_pool, images=webp)
+    plain = dataclasses.replace(tiny_pool)
+    assert again.images != plain.images
+    assert again.copy == plain.copy == f"{official} (sha256 of all pixels {key[:16]})"
+
+    changed = [*webp[:-1], encoded(255 - read_image(webp[-1]).permute(1, 2, 0).numpy(), "WEBP", lossless=True)]
+    assert dataclasses.replace(tiny_pool, images=changed).copy.startswith("copy not known to hashzoo")
+
+    met = hashlib.sha256(b"".join(webp)).hexdigest()
+    monkeypatch.setitem(data_sets._specs(), "cifar10", spec.model_copy(update={"encodings": {met: key}}))
+    monkeypatch.setattr(ImagePool, "_pixels_sha256", None)
+    assert dataclasses.replace(tiny_pool, images=webp).copy == again.copy
+
+
+def test_a_draw_from_one_split(tiny_pool):
+    rule = {
+        "name": "t",
+        "dataset": "cifar10",
+        "summary": "",
+        "draw": "x",
+        "query": "split:test",
+        "database": "split:train",
+    }
+    train = make_lists(Protocol(**rule, train="per-class:3@train"), tiny_pool).train
+    assert np.bincount(tiny_pool.labels[train]).tolist() == [3] * 10
+    assert train.max() < 120
+    with pytest.raises(DataError, match="draws 13 images a class, but class airplane of cifar10 has 12 left"):
+        make_lists(Protocol(**rule, train="per-class:13@train"), tiny_pool)
+
+
+def test_listed_unseen_classes(tiny_pool):
+    rule = {"name": "t", "dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train"}
+    lists = make_lists(Protocol(**rule, database="split:train", unseen=2, unseen_classes=(3, 7)), tiny_pool)
+    assert set(tiny_pool.labels[lists.query]) == set(tiny_pool.labels[lists.database]) == {3, 7}
+    assert set(tiny_pool.labels[lists.train]) == set(range(10)) - {3, 7}
 
 
 def test_the_copy_is_told_by_its_bytes(tiny_pool):
@@ -343,6 +400,38 @@ def test_drawing_by_class_needs_one_label_an_image(tiny_pool, rule):
 
 
 # The real data
+
+
+def test_cifar100(real_pool):
+    pool = real_pool("cifar100")
+    assert pool.copy == "CIFAR-100, the official lossless images (sha256 of all pixels f33db8ac706110c9)"
+    assert (len(pool.classes), pool.classes[0]) == (100, "apple")
+    assert np.bincount(pool.labels).tolist() == [600] * 100
+    for name in ("cifar100-full", "cifar100-full-1000"):
+        lists = make_lists(get_protocol(name), pool)
+        assert tuple(map(len, (lists.query, lists.train, lists.database))) == (10_000, 50_000, 50_000)
+    few = make_lists(get_protocol("cifar100-10k"), pool)
+    assert np.bincount(pool.labels[few.train]).tolist() == [100] * 100
+    assert few.train.max() < 50_000 and np.array_equal(few.query, np.arange(50_000, 60_000))
+    for name in ("cifar100-unseen", "cifar100-unseen-superclasses"):
+        holds_out(name, pool, classes=20, queries=100, images=500)
+
+
+def test_unseen_superclasses_are_whole(real_pool):
+    """The coarse label of each class, from the data itself: unseen classes share none with the others."""
+    import pyarrow.parquet as pq
+
+    real_pool("cifar100")
+    (path,) = (
+        path for root in os.environ["HASHZOO_DATA"].split(os.pathsep) for path in Path(root).glob("cifar100/*/test-*")
+    )
+    table = pq.read_table(path, columns=["fine_label", "coarse_label"]).to_pydict()
+    coarse = dict(zip(table["fine_label"], table["coarse_label"], strict=True))
+    unseen = set(get_protocol("cifar100-unseen-superclasses").unseen_classes)
+    groups = {coarse[index] for index in unseen}
+    assert unseen == {index for index in range(100) if coarse[index] in groups}
+    drawn = sorted(range(20), key=lambda i: hashlib.sha256(f"cifar100-0:superclass:{i}".encode()).digest())[:4]
+    assert groups == set(drawn)
 
 
 def test_cifar10(real_pool):

@@ -18,7 +18,7 @@ def test_the_code_runs(tmp_path, monkeypatch):
     assert len(found["hashzoo"].Index.open("codes.index")) == 9998
 
 
-@pytest.mark.parametrize("name", ["search-cpu.json", "metrics-cpu.json", "open-index.json"])
+@pytest.mark.parametrize("name", ["search-cpu.json", "search-cuda.json", "metrics-cpu.json", "open-index.json"])
 def test_figures_say_what_they_rest_on(name):
     machine = json.loads((ROOT / "benchmarks" / "results" / name).read_text())["machine"]
     assert {"processor", "llvm_cpu", "cores", "numba", "commit"} <= set(machine)
