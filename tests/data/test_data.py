@@ -242,12 +242,12 @@ def test_images_without_a_label(monkeypatch, write_split, tiny_pool, missing):
 
 def test_names_that_nobody_has(datasets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("cifar100", str(tmp_path / "gone")):
+    for name in ("mnist", str(tmp_path / "gone")):
         with pytest.raises(
             UnknownNameError, match=rf"No data set is named '{name}'.*known are cifar10, .*or give a folder"
         ):
             open_pool(name)
-    with pytest.raises(UnknownNameError, match=r"\(did you mean 'cifar10'\?\)"):
+    with pytest.raises(UnknownNameError, match=r"\(did you mean 'cifar10', "):
         open_pool("cifar-10")
     with pytest.raises(UnknownNameError, match=r"No protocol is named 'cifar10-45k' \(did you mean '.*'cifar10-54k'"):
         get_protocol("cifar10-45k")
