@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp -e plugins/hashzoo-baselines
 
-.PHONY: demo test lint docs index mutants
+.PHONY: demo test lint lowest docs index mutants
 
 # a process that imports torch starts in half the time where Python may keep what it compiled; some containers forbid it
 export PYTHONDONTWRITEBYTECODE :=
@@ -28,6 +28,17 @@ lint: .venv/ready
 	$(BIN)/ruff format -q --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# the lowest versions that pyproject.toml allows, laid over the environment; torch stays as it is
+lowest: .venv/ready
+	rm -rf lowest && mkdir lowest
+	$(BIN)/uv pip compile -q --python $(BIN)/python --resolution lowest-direct pyproject.toml --no-header --no-annotate \
+	  | grep -vE '^(torch|torchvision|triton|nvidia-.*)==' > lowest/requirements.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --target lowest --no-deps -r lowest/requirements.txt
+	PYTHONPATH=lowest $(BIN)/hashzoo --version
+	PYTHONPATH=lowest $(BIN)/hashzoo index examples/photos --out lowest/index
+	PYTHONPATH=lowest $(BIN)/hashzoo search lowest/index examples/photos/cat-1.jpg
+	PYTHONPATH=lowest $(BIN)/python -m pytest -q -m hostile $$(grep -rl --include='test_*.py' mark.hostile tests)
 
 docs: .venv/ready
 	$(BIN)/mkdocs build --strict

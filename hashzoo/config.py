@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,9 +11,10 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from hashzoo.codes import MAX_BITS, MIN_BITS
-from hashzoo.errors import ConfigError
+from hashzoo.errors import ConfigError, short
 
 FORMAT = 1
+MAX_ITEMS, MAX_TEXT = 64, 1000  # of a component's args: values in a list, characters of a text
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
 
@@ -31,13 +33,28 @@ class ComponentRef(Schema):
 
     Attributes:
         package: the distribution that registers it; named when it is not installed.
+        args: of its constructor, which says what it takes (see `hashzoo.arguments`): names, with numbers, truth values and
+            short texts, or lists of them.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=192)]
     package: Name | None = None
     args: dict[str, Any] = {}
 
+    @pydantic.field_validator("args")
+    @classmethod
+    def _are_small(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if len(args) > MAX_ITEMS:
+            raise ValueError(f"there are at most {MAX_ITEMS} arguments")
+        for name, value in args.items():
+            if not (name.isidentifier() and _is_small(name) and _is_small(value)):
+                raise ValueError(
+                    f"an argument is a name with a finite number, true, false or a short text, or a list of up to {MAX_ITEMS}"
+                )
+        return args
 
+
+Side = Annotated[int, Field(ge=8, le=4096)]  # of an input image, pixels
 Channels = tuple[float, float, float]
 
 
@@ -52,7 +69,7 @@ class PreprocessConfig(Schema):
         std: likewise.
     """
 
-    size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
+    size: tuple[Side, Side]
     fit: Literal["squash", "crop"] = "crop"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Channels = (0.485, 0.456, 0.406)
@@ -115,9 +132,7 @@ def validate(schema: type[S], data: object, what: str) -> S:
         if not first["loc"] and first["type"] == "value_error":  # what its own validators say of the whole
             raise ConfigError(f"{what}: {first['ctx']['error']}.") from error
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(
-            f"{what}: {_short(field)} is wrong ({first['msg']}, got {_short(first['input'])})."
-        ) from error
+        raise ConfigError(f"{what}: {short(field)} is wrong ({first['msg']}, got {short(first['input'])}).") from error
 
 
 def read_json(schema: type[S], path: str | os.PathLike[str]) -> S:
@@ -133,11 +148,17 @@ def read_json(schema: type[S], path: str | os.PathLike[str]) -> S:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; a model's folder needs it.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}).") from error
     return validate(schema, data, str(path))
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _is_small(value: object, depth: int = 2) -> bool:
+    """Whether it is a plain value of a bounded size, or a list, or a list of lists, of such values."""
+    if isinstance(value, list | tuple):
+        return depth > 0 and len(value) <= MAX_ITEMS and all(_is_small(item, depth - 1) for item in value)
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) < 2**53)

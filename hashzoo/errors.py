@@ -1,6 +1,7 @@
 """Errors whose message is one sentence that names the thing and the way out."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 from hashzoo.text import clean
@@ -58,6 +59,16 @@ def unknown(kind: str, name: str, known: Iterable[str], way_out: str) -> Unknown
     >>> str(unknown("model", "dahb", ["dahp", "dsbh"], "`hashzoo list` shows all."))
     "No model is named 'dahb' (did you mean 'dahp'?); `hashzoo list` shows all."
     """
+    return UnknownNameError(f"No {kind} is named {name!r}{did_you_mean(name, known)}; {way_out}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Offer close matches of a mistyped name, in brackets; nothing if there are none."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    hint = f" (did you mean {', '.join(repr(match) for match in close)}?)" if close else ""
-    return UnknownNameError(f"No {kind} is named {name!r}{hint}; {way_out}")
+    return f" (did you mean {', '.join(repr(match) for match in close)}?)" if close else ""
+
+
+def short(value: object) -> str:
+    """Show a value in at most 60 characters; of a deep or long one only the beginning is looked at."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

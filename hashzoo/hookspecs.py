@@ -18,6 +18,12 @@ def hashzoo_register_heads(register):
 Targets are best written `"package.module:Name"`: imported on first use, so that listing imports no torch. A line
 `hashzoo_api = 1` in that module says which version of these hooks it was written for.
 The protocols below say what a target must be. All are `torch.nn.Module` classes; they are built by keyword.
+
+What a recipe or a config.json may give as `args` is what the constructor's signature says: each argument by its name, with
+a value of its type. Types may be bool, int, float, None and Literal, and unions, tuples and lists of these; `typing.Annotated`
+with a pydantic `Field` sets bounds. A plain `str` is refused, because files come from strangers and a text could name a file or
+an address: name the choices with Literal. What only `**kwargs` would take is refused too. The kit's `check_config_round_trip`
+asks that every option has such a type.
 N is the batch size, K the number of bits, C the number of classes.
 """
 

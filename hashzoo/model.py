@@ -28,21 +28,22 @@ from hashzoo.registry import registry
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ImageError], object]
 
 
-def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Module:
-    """Build what a config names; a missing plugin is named with the package to install.
+def check_component(kind: str, ref: ComponentRef) -> tuple[str, dict[str, Any]]:
+    """Find what a config or recipe names, and check its `args`; a missing plugin is named with the package to install.
+
+    Returns:
+        The name to build it by, and its `args` in the types that its constructor asks for.
 
     Raises:
         UnknownNameError: it is not registered.
-        PluginError: it cannot be imported or built with these arguments.
+        ConfigError: its constructor takes no such `args`.
+        PluginError: it cannot be imported, or its constructor does not say what it takes.
     """
     name = ref.name
     if ref.package and f"{ref.package}/{name}" in {f"{c.owner}/{c.name}" for c in registry().components(kind)}:
         name = f"{ref.package}/{name}"
-    taken = sorted(ref.args.keys() & {*arguments, "kind", "name"})
-    if taken:
-        raise PluginError(f"The {kind} {name!r} cannot take {taken[0]!r} from a config: hashzoo gives it; remove it.")
     try:
-        return registry().build(kind, name, **arguments, **ref.args)
+        return name, registry().check_args(kind, name, ref.args)
     except UnknownNameError as error:
         installed = {plugin.distribution: plugin for plugin in registry().plugins}
         if ref.package is None or (ref.package in installed and installed[ref.package].error is None):
@@ -55,6 +56,16 @@ def build_component(kind: str, ref: ComponentRef, **arguments: object) -> nn.Mod
                 f"`pip install {ref.package}` if you trust who made it"
             )
         raise PluginError(f"The {kind} {name!r} comes with the package {ref.package}, {state}.") from error
+
+
+def build_component(kind: str, ref: ComponentRef, **given: object) -> nn.Module:
+    """Build what a config or recipe names, with its `args` and what hashzoo itself gives.
+
+    Raises:
+        HashzooError: as `check_component`, or it cannot be built.
+    """
+    name, args = check_component(kind, ref)
+    return registry().build(kind, name, **given, **args)
 
 
 class HashModel(nn.Module):
@@ -74,7 +85,7 @@ class HashModel(nn.Module):
 
     Raises:
         CodesError: `bits` is out of range.
-        UnknownNameError, PluginError: a component cannot be found or built.
+        UnknownNameError, ConfigError, PluginError: a component cannot be found, does not take its `args`, or cannot be built.
 
     >>> model = HashModel(ComponentRef(name="torchvision/resnet18"), ComponentRef(name="linear"),
     ...                   ComponentRef(name="sign"), bits=12, preprocess=PreprocessConfig(size=(32, 32)), name="untrained")

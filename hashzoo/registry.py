@@ -11,7 +11,7 @@ import importlib.resources
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import Any
 import pluggy
 
 from hashzoo import hookspecs
-from hashzoo.errors import PluginError, unknown
+from hashzoo.arguments import check_args
+from hashzoo.errors import HashzooError, PluginError, short, unknown
 
 GROUP = "hashzoo.plugins"
 HOOKS = {
@@ -30,6 +31,12 @@ HOOKS = {
     "loss": "hashzoo_register_losses",
     "quantizer": "hashzoo_register_quantizers",
     "method": "hashzoo_register_methods",
+}
+GIVEN = {  # the arguments that hashzoo itself gives a component, which therefore no config or recipe may set
+    "backbone": ("pretrained",),
+    "head": ("feature_shape", "bits", "num_classes"),
+    "loss": ("bits", "num_classes", "multi_label"),
+    "quantizer": (),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/\*)?")
 _TARGET = re.compile(r"\w+(\.\w+)*:[^:]+")
@@ -198,18 +205,37 @@ class Registry:
         way_out = "`hashzoo plugins` shows what is installed"
         raise unknown(kind, name, [item.name for item in items], "; ".join([way_out, *broken]) + ".")
 
-    def build(self, kind: str, name: str, **arguments: Any) -> Any:
+    def check_args(self, kind: str, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Check what a file says in `args` against a component's constructor; see `hashzoo.arguments.check_args`.
+
+        Raises:
+            ConfigError, PluginError: as there.
+            UnknownNameError, PluginError: as `get` and `Component.load`.
+        """
+        component, extra = self.get(kind, name)
+        return check_args(_what(component, name), component.load(), args, (*GIVEN[kind], *extra))
+
+    def build(self, kind: str, name: str, /, **arguments: Any) -> Any:
         """Import a component and build it.
 
         Raises:
-            PluginError: its class does not take these arguments.
+            PluginError: its class cannot be built with these arguments; a HashzooError of its own comes through as it is.
         """
         component, extra = self.get(kind, name)
         target = component.load()
         try:
             return target(**extra, **arguments)
-        except TypeError as error:
-            raise PluginError(f"The {kind} {name!r} of {component.owner} cannot be built: {error}.") from error
+        except HashzooError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a constructor raises is about what it was given
+            given = ", ".join(f"{key}={short(value)}" for key, value in arguments.items()) or "no arguments"
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
+            raise PluginError(f"{_what(component, name)} cannot be built with {given} ({reason[:300]}).") from error
+
+
+def _what(component: Component, name: str) -> str:
+    """Begin a sentence about a component that was asked for by `name`."""
+    return f"The {component.kind} {name.removeprefix(f'{component.owner}/')!r} of {component.owner}"
 
 
 def discover() -> Registry:

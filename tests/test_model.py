@@ -6,7 +6,7 @@ from PIL import Image
 import hashzoo
 from hashzoo.codes import Codes
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, read_json
-from hashzoo.errors import CodesError, ImageError, PluginError, UnknownNameError
+from hashzoo.errors import CodesError, ConfigError, ImageError, PluginError, UnknownNameError
 from hashzoo.model import HashModel
 
 
@@ -201,16 +201,24 @@ def test_a_config_names_the_package_of_its_component():
 
 
 def test_arguments_that_a_component_does_not_take():
-    with pytest.raises(PluginError, match=r"The head 'linear' of hashzoo cannot be built: .*'bogus'"):
+    message = r"^The head 'linear' of hashzoo takes no argument 'bogus' from a config or recipe; it takes none\.$"
+    with pytest.raises(ConfigError, match=message):
         build(head=ComponentRef(name="linear", args={"bogus": 1}))
 
 
 @pytest.mark.parametrize(
-    ("part", "args"), [("head", {"bits": 5}), ("backbone", {"pretrained": True}), ("quantizer", {"name": "x"})]
+    ("part", "args"),
+    [
+        ("head", {"bits": 5}),
+        ("head", {"feature_shape": [512]}),
+        ("backbone", {"pretrained": True}),
+        ("quantizer", {"name": "x"}),
+        ("quantizer", {"kind": "x"}),
+    ],
 )
 def test_arguments_that_a_config_may_not_give(part, args):
     name = {"head": "linear", "backbone": "cnn3", "quantizer": "sign"}[part]
-    with pytest.raises(PluginError, match=rf"The {part} '{name}' .*{next(iter(args))}"):
+    with pytest.raises(ConfigError, match=rf"^The {part} '{name}' .*{next(iter(args))}"):
         build(**{part: ComponentRef(name=name, args=args)})
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hashzoo.errors import PluginError, UnknownNameError
+from hashzoo.errors import ConfigError, PluginError, UnknownNameError
 from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover, registry, using
 
 HEADS = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n    "
@@ -322,7 +322,8 @@ def test_targets_that_cannot_be_imported(site, target, reason):
 
 def test_arguments_that_a_component_does_not_take(good):
     with pytest.raises(
-        PluginError, match=r"^The head 'good' of zoo-good cannot be built: .*unexpected keyword argument 'bit'"
+        PluginError,
+        match=r"^The head 'good' of zoo-good cannot be built with bit=48 \(TypeError: .*argument 'bit'\)\.$",
     ):
         discover().build("head", "good", bit=48)
 
@@ -353,3 +354,99 @@ print(json.dumps([after_import, [name for name in heavy if name in sys.modules],
     assert (after_import, after_discovery) == ([], [])
     assert {"linear", "good"} <= set(heads)
     assert (errors["hashzoo"], errors["zoo-good"], errors["zoo-broken"]) == (None, None, "SystemExit: no")
+
+
+TYPED = """
+from typing import Annotated, Literal, Optional
+import pydantic
+class Head:
+    def __init__(self, feature_shape, bits, num_classes, *, mode: Literal["a", "b"] = "a", width: int = 1, rate: float = 0.5,
+                 on: bool = True, sizes: tuple[int, ...] = (), pairs: "list[tuple[int, float]] | None" = None,
+                 share: Annotated[float, pydantic.Field(le=1)] = 1.0, text: str = "", untyped=3, thing: object = None,
+                 table: Optional[dict] = None, **more):
+        self.__dict__.update(locals())
+class Needy:
+    def __init__(self, feature_shape, bits, num_classes, width: int):
+        self.width = width
+class Unreadable:
+    def __init__(self, feature_shape, bits, num_classes, width: "Nowhere" = 1):
+        self.width = width
+class Raises:
+    def __init__(self, feature_shape, bits, num_classes, error: int = 0):
+        raise [AssertionError("two\\n  lines"), FileNotFoundError(2, "gone", "file"), KeyError("x"), SystemExit(3)][error]
+"""
+
+
+@pytest.fixture
+def typed(site):
+    source = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n"
+    source += "".join(
+        f"    register('{name.lower()}', 'zoo_typed.head:{name}', summary='')\n"
+        for name in ("Head", "Needy", "Unreadable", "Raises")
+    )
+    site.add("zoo-typed", {"zoo_typed/__init__.py": source, "zoo_typed/head.py": TYPED}, {"typed": "zoo_typed"})
+    return discover()
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({}, {}),
+        ({"mode": "b", "width": 3, "on": False}, {"mode": "b", "width": 3, "on": False}),
+        ({"rate": 1}, {"rate": 1.0}),
+        ({"sizes": [1, 2]}, {"sizes": (1, 2)}),
+        ({"pairs": [[1, 2.5]]}, {"pairs": [(1, 2.5)]}),
+        ({"pairs": None}, {"pairs": None}),
+    ],
+)
+def test_a_signature_says_what_a_file_may_set(typed, given, taken):
+    made = typed.check_args("head", "head", given)
+    assert made == taken
+    assert [type(value) for value in made.values()] == [type(value) for value in taken.values()]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"mode": "c"}, ConfigError, r"cannot take mode = 'c' \(Input should be 'a' or 'b'\)"),
+        ({"width": "3"}, ConfigError, "cannot take width = '3'"),
+        ({"width": 3.0}, ConfigError, "cannot take width = 3.0"),
+        ({"width": True}, ConfigError, "cannot take width = True"),
+        ({"on": 1}, ConfigError, "cannot take on = 1"),
+        ({"rate": "0.5"}, ConfigError, "cannot take rate = '0.5'"),
+        ({"rate": None}, ConfigError, "cannot take rate = None"),
+        ({"sizes": [1, "2"]}, ConfigError, r"cannot take sizes = \[1, '2'\]"),
+        ({"share": 1.5}, ConfigError, "cannot take share = 1.5"),
+        ({"bits": 48}, ConfigError, "cannot take 'bits' from a config or recipe: hashzoo gives it"),
+        ({"self": 1}, ConfigError, "takes no argument 'self'"),
+        ({"more": 1}, ConfigError, "takes no argument 'more'"),
+        ({"other": 1}, ConfigError, "takes no argument 'other' .*; it takes mode, width, rate, "),
+        ({"widht": 1}, ConfigError, r"takes no argument 'widht' .*\(did you mean 'width'\?\)"),
+        ({"text": "a"}, PluginError, "does not say which values its argument 'text' takes; its author has to"),
+        ({"untyped": 3}, PluginError, "does not say which values its argument 'untyped' takes"),
+        ({"thing": 3}, PluginError, "does not say which values its argument 'thing' takes"),
+        ({"table": None}, PluginError, "does not say which values its argument 'table' takes"),
+    ],
+)
+def test_what_a_signature_does_not_say_is_refused(typed, given, error, said):
+    with pytest.raises(error, match=rf"^The head 'head' of zoo-typed {said}"):
+        typed.check_args("head", "head", given)
+
+
+def test_what_a_signature_needs(typed):
+    assert typed.check_args("head", "needy", {"width": 2}) == {"width": 2}
+    with pytest.raises(ConfigError, match=r"^The head 'needy' of zoo-typed needs the argument 'width'; give it in"):
+        typed.check_args("head", "needy", {})
+    assert typed.check_args("head", "unreadable", {}) == {}
+    with pytest.raises(PluginError, match=r"^The head 'unreadable' of zoo-typed has a signature that .*Nowhere"):
+        typed.check_args("head", "zoo-typed/unreadable", {"width": 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    enumerate(["AssertionError: two lines", "FileNotFoundError: .*gone.*", "KeyError: 'x'", "SystemExit: 3"]),
+)
+def test_whatever_a_constructor_raises_is_one_sentence(typed, error, said):
+    message = rf"^The head 'raises' of zoo-typed cannot be built with bits=12, error={error}, .* \({said}\)\.$"
+    with pytest.raises(PluginError, match=message):
+        typed.build("head", "zoo-typed/raises", bits=12, error=error, feature_shape=(), num_classes=2)

@@ -1,10 +1,12 @@
 """timm and torchvision models as backbones."""
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hashzoo.config import Side
 from hashzoo.errors import ConfigError, unknown
 from hashzoo.machine import local_data
 
@@ -17,10 +19,24 @@ class Timm(nn.Module):
         pretrained: fetch timm's own weights (training only), or read `$HASHZOO_DATA/weights/<model>.*.safetensors` if there is
             such a file.
         pool: give pooled vectors in any case; they are small enough to be kept for a whole data set.
-        args: passed on to `timm.create_model`.
+        img_size: height and width of the input, pixels, of a network that is made for one size.
+        output_stride: how many times smaller than the input the last map is.
+        drop_rate, drop_path_rate: of dropout and stochastic depth in training.
+
+    timm's other arguments are left out on purpose: some name files or addresses, and a config may come from anybody.
     """
 
-    def __init__(self, model: str, pretrained: bool = False, *, pool: bool = False, **args: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = False,
+        *,
+        pool: bool = False,
+        img_size: Side | tuple[Side, Side] | None = None,
+        output_stride: Literal[8, 16, 32] | None = None,
+        drop_rate: float | None = None,
+        drop_path_rate: float | None = None,
+    ) -> None:
         super().__init__()
         import timm
 
@@ -28,14 +44,21 @@ class Timm(nn.Module):
             raise unknown("timm model", model, timm.list_models(), "`timm.list_models()` shows all.")
         folders = local_data("weights") if pretrained else []
         files = [path for folder in folders for path in sorted(folder.glob(f"{model}.*.safetensors"))]
-        if files:
-            args = {"pretrained_cfg_overlay": {"file": str(files[0])}} | args
-        # timm gives the unpooled map of a convolutional network for global_pool=""; token models pool as they were trained
-        self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **args)
+        # timm leaves out what is None, and pools as the model was trained
+        self.model = timm.create_model(
+            model,
+            pretrained=pretrained,
+            pretrained_cfg_overlay={"file": str(files[0])} if files else None,
+            num_classes=0,
+            img_size=img_size,
+            output_stride=output_stride,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         cfg = self.model.pretrained_cfg
         self.base_model: str | None = cfg.get("hf_hub_id") if pretrained and not files else None
         self.weights_file: str | None = files[0].name if files else None
-        size = args.get("img_size", cfg["input_size"][1:])
+        size = img_size or cfg["input_size"][1:]
         size = (size, size) if isinstance(size, int) else tuple(size)
         with torch.no_grad():
             shape = self.model.eval().forward_features(torch.zeros(1, cfg["input_size"][0], *size)).shape[1:]
@@ -62,19 +85,35 @@ class Torchvision(nn.Module):
     Args:
         model: torchvision's name, e.g. `alexnet`.
         pretrained: fetch torchvision's default weights (training only).
-        args: passed on to torchvision's builder.
+        dropout: in training, of a network that has it.
+        image_size: height and width of the input, pixels, of a network that is made for one size.
+        aux_logits, init_weights: of GoogLeNet and Inception; auxiliary outputs must be off.
     """
 
     preprocess: dict[str, Any] = {"size": (224, 224)}  # noqa: RUF012 - a constant of the class
 
-    def __init__(self, model: str, pretrained: bool = False, **args: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = False,
+        *,
+        dropout: float | None = None,
+        image_size: Side | None = None,
+        aux_logits: bool | None = None,
+        init_weights: bool | None = None,
+    ) -> None:
         super().__init__()
         from torchvision import models
 
         names = models.list_models(module=models)
         if model not in names:
             raise unknown("torchvision model", model, names, "`torchvision.models.list_models()` shows all.")
-        self.model = models.get_model(model, weights="DEFAULT" if pretrained else None, **args)
+        args = {"dropout": dropout, "image_size": image_size, "aux_logits": aux_logits, "init_weights": init_weights}
+        self.model = models.get_model(
+            model,
+            weights=_published_weights(model) if pretrained else None,
+            **{name: value for name, value in args.items() if value is not None},
+        )
         if getattr(self.model, "aux_logits", False):
             raise ConfigError(f"torchvision/{model} has auxiliary outputs; pass aux_logits = false, or choose another.")
         for name, module in reversed(list(self.model.named_modules())):
@@ -90,3 +129,12 @@ class Torchvision(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, D)."""
         return self.model(images)
+
+
+def _published_weights(model: str) -> Any:
+    """Find torchvision's default weights of a model, and have their file read as tensors alone, not unpickled."""
+    from torchvision import models
+
+    weights = models.get_model_weights(model).DEFAULT
+    weights.get_state_dict = functools.partial(type(weights).get_state_dict, weights, weights_only=True)
+    return weights

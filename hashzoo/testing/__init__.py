@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hashzoo.config import ComponentRef
+from hashzoo.config import ComponentRef, validate
 from hashzoo.errors import ConfigError, unknown
 from hashzoo.registry import HOOKS, Component, Plugin, Registry, registry, using
 
@@ -143,9 +143,10 @@ class Subject:
 
     @functools.cached_property
     def ref(self) -> ComponentRef:
-        """The component as a recipe names it."""
+        """The component as a recipe names it; a method's options are changes of its recipe."""
         name = self.target if isinstance(self.target, str) else "under-test"
-        return ComponentRef(name=name, package=None, args=dict(self.options))
+        args = {} if self.kind == "method" else dict(self.options)
+        return validate(ComponentRef, {"name": name, "args": args}, f"The subject {self}")
 
     @functools.cached_property
     def rigs(self) -> list[Rig]:

@@ -25,8 +25,8 @@ from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, validate
 from hashzoo.errors import HashzooError, PluginError
 from hashzoo.hookspecs import Backbone
 from hashzoo.model import HashModel
-from hashzoo.registry import GROUP, HOOKS, registry
-from hashzoo.testing.rigs import BITS, CLASSES, CONTRACT, BackboneRig, LossRig, MethodRig, Rig, made_up_pool
+from hashzoo.registry import GIVEN, GROUP, HOOKS, registry
+from hashzoo.testing.rigs import BITS, CLASSES, BackboneRig, LossRig, MethodRig, Rig, made_up_pool
 from hashzoo.training import read_recipe, train
 from hashzoo.training.loop import build
 from hashzoo.training.optimizer import make_optimizer
@@ -363,12 +363,12 @@ def check_closed_form(subject: Subject) -> None:
 
 @applies_to("backbone", "head", "loss", "quantizer")
 def check_config_round_trip(subject: Subject) -> None:
-    """Every option, defaults too, can stand in a recipe and in config.json, and builds the same component from there."""
-    target = registry().get(subject.kind, subject.ref.name)[0].load()
+    """Every option has a type; with its default it can stand in a recipe and config.json, and builds the same from there."""
+    component, extra = registry().get(subject.kind, subject.ref.name)
     defaults = {
         name: parameter.default
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name not in CONTRACT and parameter.default not in (parameter.empty, None)
+        for name, parameter in inspect.signature(component.load()).parameters.items()
+        if name not in (*GIVEN[subject.kind], *extra) and parameter.default is not parameter.empty
     }
     options = {**defaults, **subject.options}
     try:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 BITS = 12
 CLASSES = 4
-CONTRACT = ("pretrained", "feature_shape", "bits", "num_classes", "multi_label", "model")  # what hashzoo itself gives
 
 
 class TinyBackbone(nn.Module):

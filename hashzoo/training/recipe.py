@@ -13,6 +13,7 @@ from pydantic import Field
 from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
 from hashzoo.errors import ConfigError
+from hashzoo.model import check_component
 from hashzoo.registry import registry
 
 COMPONENTS = ("backbone", "head", "quantizer", "loss")
@@ -144,7 +145,8 @@ def make_recipe(
 
     Raises:
         UnknownNameError: no such method or component.
-        ConfigError: the result does not follow the schema.
+        ConfigError: the result does not follow the schema, or a component does not take its `args`.
+        PluginError: a component cannot be imported.
     """
     component, _ = registry().get("method", method)
     data: dict[str, Any] = {}
@@ -175,24 +177,34 @@ def make_recipe(
             raise ConfigError(
                 f"{key!r} is not among a recipe's changes; give it {'as METHOD' if key == 'method' else f'by --{key}'}."
             )
-    return validate(Recipe, {**facts, **data}, f"The recipe of {method}")
+    return _checked(validate(Recipe, {**facts, **data}, f"The recipe of {method}"))
 
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe.toml.
 
     Raises:
-        ConfigError: it is missing, no TOML, or does not follow the schema.
+        ConfigError: it is missing, no TOML, or does not follow the schema, or a component does not take its `args`.
+        UnknownNameError, PluginError: a component is not installed or cannot be imported.
     """
     try:
-        return validate(Recipe, tomllib.loads(Path(path).read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as a recipe ({error}).") from error
+    return _checked(validate(Recipe, data, str(path)))
 
 
 def recipe_toml(recipe: Recipe) -> str:
     """Write a recipe as TOML that `read_recipe` reads back equal."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """Look at every component's `args` before data or weights are loaded."""
+    for kind in COMPONENTS:
+        if ref := getattr(recipe, kind):
+            check_component(kind, ref)
+    return recipe
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

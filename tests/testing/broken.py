@@ -14,7 +14,7 @@ class Net(nn.Module):
     feature_shape = (6, 2, 2)
     preprocess = {"size": (8, 8)}
 
-    def __init__(self, pretrained=False, width=6):
+    def __init__(self, pretrained=False, width: int = 6):
         super().__init__()
         self.layer = nn.Conv2d(3, width, 4, stride=4)
 
@@ -184,9 +184,9 @@ class HeadClosedForm(Head):
 
 
 class HeadConfigRoundTrip(Head):
-    def __init__(self, feature_shape, bits, num_classes, scales=(1.0, 2.0)):
+    def __init__(self, feature_shape, bits, num_classes, scales: list[float] = (1.0, 2.0)):
         super().__init__(feature_shape, bits, num_classes)
-        self.factor = 3.0 if isinstance(scales, tuple) else 1.0  # JSON has lists
+        self.factor = 3.0 if isinstance(scales, tuple) else 1.0  # a file gives a list
 
     def forward(self, features):
         return super().forward(features) * self.factor

@@ -101,7 +101,7 @@ def zoo_faulty(tmp_path_factory):
 
 
 SEEN = {  # what the failure says
-    "check_builds": "cannot be built|maps only",
+    "check_builds": "cannot be built|needs the argument",
     "check_attributes": "num_features is 7",
     "check_shapes": "has shape|logits have shape|is no floating-point scalar",
     "check_any_number_of_bits": "with K = (4|48|65) ",
@@ -150,7 +150,8 @@ def test_a_fault_of_a_method_is_seen(check, part, name):
 
 
 def test_a_recipe_that_is_not_written_as_it_is():
-    subject = Subject("method", "zoo-faulty/head", {"loss": {"args": {"scales": (1, 2)}}})  # TOML has lists
+    head = {"name": "zoo-faulty/headconfigroundtrip", "args": {"scales": (1, 2)}}  # TOML has lists
+    subject = Subject("method", "zoo-faulty/head", {"head": head})
     with pytest.raises(AssertionError, match="its recipe, written and read again, is another one"):
         subject.run("check_recipe_round_trip")
 
@@ -171,6 +172,27 @@ def test_what_is_registered_as_a_class_is_no_light_listing(hashzoo_registry):
     hashzoo_registry.add(module, "hashzoo-mine")
     with pytest.raises(AssertionError, match=r"registered as a class; write 'package\.module:Name'"):
         Subject("head", "hashzoo-mine/mine").run("check_listing")
+
+
+class Untyped(Sign):
+    """No type says what a recipe may give as `beta`."""
+
+    def __init__(self, beta=None):
+        super().__init__()
+
+
+class Unbounded(Sign):
+    """A text could name a file."""
+
+    def __init__(self, table: str = "small"):
+        super().__init__()
+
+
+@pytest.mark.parametrize("fault", [Untyped, Unbounded])
+def test_an_option_that_no_file_may_set(fault):
+    message = r"fails 1 of 16 checks:\n  check_config_round_trip: .*does not say which values"
+    with pytest.raises(AssertionError, match=message):
+        check_quantizer(fault)
 
 
 def test_listing_needs_an_installation(hashzoo_registry):
@@ -223,7 +245,7 @@ def test_expected_failures():
 def test_what_cannot_be_built_is_told_once():
     results = Subject("loss", "zoo-faulty/lossbuilds").results()
     assert [result.check for result in results] == ["check_builds"]
-    assert "unexpected keyword argument 'num_classes'" in results[0].problem
+    assert "needs the argument 'classes'" in results[0].problem
     with pytest.raises(AssertionError, match="loss zoo-faulty/lossbuilds fails"):
         check_loss("zoo-faulty/lossbuilds")
 

@@ -23,7 +23,9 @@ class ResNet18(nn.Module):
         super().__init__()
         if stem not in ("imagenet", "cifar"):
             raise ConfigError(f"ResNet18's stem is 'imagenet' or 'cifar', not {stem!r}.")
-        net = resnet18(weights=ResNet18_Weights.DEFAULT if pretrained else None)
+        net = resnet18()
+        if pretrained:
+            net.load_state_dict(ResNet18_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True))
         if stem == "cifar":
             first = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
             nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")

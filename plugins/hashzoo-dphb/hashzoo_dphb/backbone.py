@@ -30,15 +30,17 @@ class AlexNet(nn.Module):
         self, pretrained: bool = False, fc_features: int = 4096, dropout: float = 0.5, batch_norm: bool = False
     ) -> None:
         super().__init__()
-        if fc_features < 1 or not 0 <= dropout < 1:
+        if not 1 <= fc_features <= 4096 or not 0 <= dropout < 1:
             raise ConfigError(
-                f"AlexNet needs fc_features of 1 or more and 0 <= dropout < 1, not {fc_features} and {dropout}."
+                f"AlexNet needs fc_features of 1 to 4096 and 0 <= dropout < 1, not {fc_features} and {dropout}."
             )
         if pretrained and batch_norm:
             raise ConfigError("AlexNet's published weights are of the plain network; train it with batch_norm = false.")
         if pretrained and fc_features != 4096:
             raise ConfigError(f"AlexNet's published weights have fc_features = 4096, not {fc_features}.")
-        net = alexnet(weights=AlexNet_Weights.DEFAULT if pretrained else None, dropout=dropout)
+        net = alexnet(dropout=dropout)
+        if pretrained:
+            net.load_state_dict(AlexNet_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True))
         self.features, self.pool = net.features, net.avgpool
         self.fc = net.classifier[:6]
         if fc_features != 4096:

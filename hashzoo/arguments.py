@@ -1,0 +1,86 @@
+"""What a file may say in a component's `args`: arguments of its constructor, by name and by type."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hashzoo.errors import ConfigError, PluginError, did_you_mean, short
+
+
+def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
+    """Check the `args` of a config or recipe against the signature of the component that they are for.
+
+    A file may set the arguments that the signature names, except those that hashzoo gives. Their types may be bool, int,
+    float, None and Literal, and unions, tuples and lists of these. A free text is not among them, because it could name a
+    file or an address. What only `**kwargs` would take is refused.
+
+    Args:
+        what: the component, as the beginning of a sentence.
+        target: its class.
+        args: name -> value, as JSON or TOML has them.
+        given: names of the arguments that hashzoo gives.
+
+    Returns:
+        The values in the types that the signature asks for (a tuple where a file has a list).
+
+    Raises:
+        ConfigError: an argument is unknown, is missing, or has a value of another type.
+        PluginError: the signature gives an argument no type, or one that a file may not set.
+
+    >>> from typing import Literal
+    >>> def sign(gradient: Literal["hard-tanh", "identity"] = "hard-tanh"): ...
+    >>> check_args("The quantizer 'sign'", sign, {"gradient": "identity"}, [])
+    {'gradient': 'identity'}
+    >>> check_args("The quantizer 'sign'", sign, {"gradient": "exec"}, [])
+    Traceback (most recent call last):
+    hashzoo.errors.ConfigError: The quantizer 'sign' cannot take gradient = 'exec' (Input should be 'hard-tanh' or 'identity').
+    """
+    import pydantic
+
+    try:
+        parameters = inspect.signature(target, eval_str=bool(args)).parameters.values()
+    except Exception as error:  # an annotation may be any expression
+        raise PluginError(f"{what} has a signature that cannot be read ({type(error).__name__}: {error}).") from error
+    taken = {
+        parameter.name: parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name not in given
+    }
+    offer = f"it takes {', '.join(taken)}" if taken else "it takes none"
+    for name in args:
+        if name in given:
+            raise ConfigError(f"{what} cannot take {name!r} from a config or recipe: hashzoo gives it; remove it.")
+        if name not in taken:
+            raise ConfigError(
+                f"{what} takes no argument {short(name)} from a config or recipe{did_you_mean(name, taken)}; {offer}."
+            )
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in args:
+            raise ConfigError(f"{what} needs the argument {name!r}; give it in `args`.")
+    values = {}
+    for name, value in args.items():
+        if not _settable(taken[name].annotation):
+            raise PluginError(
+                f"{what} does not say which values its argument {name!r} takes; its author has to give it a type that a "
+                "file may set (bool, int, float, Literal, or a tuple or list of them)."
+            )
+        try:
+            values[name] = pydantic.TypeAdapter(taken[name].annotation).validate_json(json.dumps(value), strict=True)
+        except pydantic.ValidationError as error:
+            raise ConfigError(f"{what} cannot take {name} = {short(value)} ({error.errors()[0]['msg']}).") from error
+    return values
+
+
+def _settable(annotation: Any) -> bool:
+    """Whether a file may set an argument of this type."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _settable(parts[0])
+    if origin in (typing.Union, types.UnionType, tuple, list):
+        return all(_settable(part) for part in parts if part is not ...)
+    return origin is typing.Literal or annotation in (bool, int, float, None, types.NoneType)
