@@ -33,7 +33,7 @@ lint: .venv/ready
 lowest: .venv/ready
 	rm -rf lowest && mkdir lowest
 	$(BIN)/uv pip compile -q --python $(BIN)/python --resolution lowest-direct pyproject.toml --no-header --no-annotate \
-	  | grep -vE '^(torch|torchvision|triton|nvidia-.*)==' > lowest/requirements.txt
+	  | grep -vE '^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' > lowest/requirements.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --target lowest --no-deps -r lowest/requirements.txt
 	PYTHONPATH=lowest $(BIN)/hashzoo --version
 	PYTHONPATH=lowest $(BIN)/hashzoo index examples/photos --out lowest/index
