@@ -2,7 +2,6 @@
 
 import math
 
-import hashzoo_dahp.backbone
 import pytest
 import torch
 import torch.nn.functional as F
@@ -424,17 +423,16 @@ def test_parameter_count_of_the_whole():
 def test_pretrained_weights_are_asked_for_and_kept(monkeypatch, stem):
     asked = []
 
-    def published(weights=None):
-        asked.append(weights)
-        net = torchvision.models.resnet18()
-        for parameter in net.parameters():
-            torch.nn.init.constant_(parameter, 0.25)
-        return net
+    def published(weights, **how):
+        asked.append((weights, how))
+        return {
+            name: torch.full_like(value, 0.25) for name, value in torchvision.models.resnet18().state_dict().items()
+        }
 
-    monkeypatch.setattr(hashzoo_dahp.backbone, "resnet18", published)
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", published)
     ResNet18(stem=stem)
     net = ResNet18(pretrained=True, stem=stem)
-    assert asked == [None, torchvision.models.ResNet18_Weights.DEFAULT]
+    assert asked == [(torchvision.models.ResNet18_Weights.DEFAULT, {"check_hash": True, "weights_only": True})]
     fresh = [name for name, parameter in net.named_parameters() if (parameter != 0.25).any()]
     assert fresh == (["stem.0.weight"] if stem == "cifar" else [])
 

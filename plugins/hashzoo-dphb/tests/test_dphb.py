@@ -2,7 +2,6 @@
 
 import math
 
-import hashzoo_dphb.backbone
 import pytest
 import torch
 import torch.nn.functional as F
@@ -169,18 +168,15 @@ def test_network_starts_at_kaiming_s_normal():
 def test_pretrained_weights_are_asked_for_and_kept(monkeypatch):
     asked = []
 
-    def published(weights=None, dropout=0.5):
-        asked.append(weights)
-        net = torchvision.models.alexnet(dropout=dropout)
-        for parameter in net.parameters():
-            torch.nn.init.constant_(parameter, 0.25)
-        return net
+    def published(weights, **how):
+        asked.append((weights, how))
+        return {name: torch.full_like(value, 0.25) for name, value in torchvision.models.alexnet().state_dict().items()}
 
-    monkeypatch.setattr(hashzoo_dphb.backbone, "alexnet", published)
+    monkeypatch.setattr(torchvision.models.AlexNet_Weights, "get_state_dict", published)
     with torch.device("meta"):
         AlexNet()
     net = AlexNet(pretrained=True)
-    assert asked == [None, torchvision.models.AlexNet_Weights.DEFAULT]
+    assert asked == [(torchvision.models.AlexNet_Weights.DEFAULT, {"check_hash": True, "weights_only": True})]
     assert all((parameter == 0.25).all() for parameter in net.parameters())
 
 
@@ -206,7 +202,8 @@ def test_conforms(check):
     ("build", "message"),
     [
         (lambda: AlexNet(pretrained=True, fc_features=512), "fc_features = 4096, not 512"),
-        (lambda: AlexNet(fc_features=0), "fc_features of 1 or more"),
+        (lambda: AlexNet(fc_features=0), "fc_features of 1 to 4096"),
+        (lambda: AlexNet(fc_features=4097), "fc_features of 1 to 4096"),
         (lambda: AlexNet(dropout=1.5), "0 <= dropout < 1, not 4096 and 1.5"),
         (lambda: DPHBLoss(12, 3, label="bce"), "label loss is 'ce' or 'l2', not 'bce'"),
     ],
