@@ -8,6 +8,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+LIMITS = {  # of the files of a model's folder, in bytes
+    "config.json": 1 << 20,
+    "model.safetensors": 8 << 30,
+    "README.md": 1 << 20,
+    "codes.parquet": 1 << 28,
+    "pr-curve.png": 1 << 24,
+    "probe.json": 1 << 20,
+    "recipe.toml": 1 << 20,
+    "results.json": 1 << 22,
+}
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:

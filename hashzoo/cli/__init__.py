@@ -1,7 +1,9 @@
 """The command line: one file a verb group; a command imports what it needs when it runs."""
 
+import atexit
 import os
 import sys
+import threading
 import warnings
 from typing import Annotated
 
@@ -55,4 +57,8 @@ def main() -> None:
         if isinstance(error, OSError) and error.strerror:
             said = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}."
         say(f"Error: {said}", fg="red", err=True)
+        if any(thread.name == "hub" for thread in threading.enumerate()):
+            atexit._run_exitfuncs()  # an upload that was given up hangs in the Hub's client, and Python would wait for it
+            sys.stdout.flush()
+            os._exit(2)
         sys.exit(2)

@@ -91,7 +91,18 @@ def _list_hub(pattern: str, *, as_json: bool, **wanted: Any) -> None:
         return
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "downloads"],
-        [[f"hf-hub:{m.name}", m.bits, m.dataset, m.protocol, m.map, m.license, m.downloads] for m in found],
+        [
+            [
+                f"hf-hub:{m.name}",
+                m.bits,
+                m.dataset,
+                m.protocol,
+                m.map if m.readable else "unreadable",
+                m.license,
+                m.downloads,
+            ]
+            for m in found
+        ],
     )
 
 

@@ -1,7 +1,10 @@
 """Models on the Hugging Face Hub: fetched whole and checked to the last byte, and listed.
 
-huggingface_hub moves the bytes and keeps the cache, but checks only lengths. Here a revision becomes a commit once, only
-known file names of that commit are asked for, and every file is held against its hash each time a model is resolved.
+A revision becomes a commit once, and the commit's listing gives names, sizes and hashes of its files. Each file is read by
+plain HTTP into a private folder, held against its hash, and only then put into the cache of huggingface_hub, under names
+that come from the listing: no header of an answer becomes a path. (Xet, which huggingface_hub would use, shows nobody
+how far it is, and cannot be stopped.) Every answer has a limit in bytes and in time. The cache is hashed each time a model
+is resolved.
 """
 
 from __future__ import annotations
@@ -9,28 +12,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
+import queue
 import re
+import tempfile
+import threading
+import time
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, BinaryIO, TypeGuard, TypeVar
 
-import huggingface_hub
-from huggingface_hub import HfApi, constants, errors, get_token
+from huggingface_hub import constants, errors, get_session, get_token, hf_hub_url
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, tqdm, validate_repo_id  # type: ignore[attr-defined]
 
 from hashzoo.errors import HubError, UnreachableError, WeightsError
-from hashzoo.files import write_text
+from hashzoo.files import LIMITS, write_text
 
 REQUIRED = ("config.json", "model.safetensors")
-FILES = (*REQUIRED, "README.md", "codes.parquet", "pr-curve.png", "probe.json", "recipe.toml", "results.json")
-MAX_BYTES = 8 << 30  # of all files of a model together
+FILES = tuple(LIMITS)
+MAX_JSON = 16 << 20  # bytes of an answer that is parsed
+MAX_PAGES = 50  # of the list of models; the Hub puts 1,000 on each
+HOPS = 10  # redirects that are followed
+# seconds that a request may take besides one for each FLOOR bytes; a silence ends it after HF_HUB_DOWNLOAD_TIMEOUT (10)
+PATIENCE = max(30.0, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+SHORT_PATIENCE = 2.0  # where the cache has the model, and the question is only whether there is a newer one
+FLOOR = 10_000  # bytes a second
 PREFIX = "hf-hub:"
 OFFICIAL = "https://huggingface.co"
 
@@ -76,16 +90,31 @@ class HubModel:
         name: `org/repo`; `hf-hub:org/repo` loads it.
         map: the first result's mAP, 0 to 1, under `protocol`.
         commit: of the default branch.
+        readable: False where the card's results, or the whole entry, do not follow the Hub's form.
     """
 
     name: str
-    bits: int | None
-    dataset: str | None
-    protocol: str | None
-    map: float | None
-    license: str | None
-    downloads: int | None
-    commit: str | None
+    bits: int | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+    map: float | None = None
+    license: str | None = None
+    downloads: int | None = None
+    commit: str | None = None
+    readable: bool = True
+
+
+@dataclass
+class Meter:
+    """How far a request is; more bytes lengthen the time that it has.
+
+    Attributes:
+        bytes: that came or, where that cannot be seen, that have to go.
+        stopped: nobody waits for it any more.
+    """
+
+    bytes: int = 0
+    stopped: bool = False
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -135,22 +164,32 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
     if commit and known and not _wrong(repo, commit, _choose(known, wanted)):
         return snapshot(repo, commit)
     token: bool | str = False
+    kept = _kept(repo, revision)  # to fall back on
+    there = (pinned or recorded(repo, kept)) if kept else None
     try:
         if pinned is None or commit is None:
-            commit, known, token = list_files(repo, revision)
-        _check_listing(repo, known or {})
+            names = _choose(there, wanted) if there is not None else REQUIRED
+            whole = kept and all((snapshot(repo, kept) / name).exists() for name in names)
+            commit, known, token = list_files(repo, revision, SHORT_PATIENCE if whole else None)
+        known = known or {}
+        files = _choose(known, wanted)
+        for name in REQUIRED:
+            if name not in known:
+                raise HubError(f"{repo} is no model of hashzoo: it has no {name}.")
         _record(repo, f"{commit}.json", json.dumps(known))  # first, so that a part is never taken for the whole
-        files = _choose(known or {}, wanted)
-        for name in _wrong(repo, commit, files):
+        wrong = _wrong(repo, commit, files)
+        for name in wrong:
             token = download(repo, commit, name, files[name], token)
     except UnreachableError as error:
-        kept, lacking = _from_cache(repo, revision, pinned, wanted)
+        lacking = _lacking(repo, kept, there, wanted) if kept else []
         if kept and not lacking:
             return snapshot(repo, kept)
         state = f"whole in the cache ({lacking[0]} is missing or damaged)" if kept else "in the cache"
         raise UnreachableError(
             f"{error} {repo} is not {state}: go online, put its folder under $HASHZOO_PATH, or load 'local-dir:FOLDER'."
         ) from error
+    if wrong and (wrong := _wrong(repo, commit, files)):
+        raise WeightsError(f"{wrong[0]} of {repo} changed in {constants.HF_HUB_CACHE} while it was fetched; try again.")
     if revision != commit:
         _record(repo, _revision_file(revision), commit)
     return snapshot(repo, commit)
@@ -166,58 +205,76 @@ def list_hub(
 ) -> list[HubModel]:
     """List hashzoo's models on the Hub, most downloaded first.
 
+    An entry that does not follow the Hub's form is listed as not readable; the others are none the worse.
+
     Raises:
-        HubError: the Hub does not answer.
+        HubError: the Hub does not answer, or not with a list.
     """
     tags = ["hashzoo", method, f"{bits}-bit" if bits else None]
     tags += [f"dataset:{dataset}" if dataset else None, f"license:{license}" if license else None]
-    wanted = [tag for tag in tags if tag]
+    query = [("filter", tag) for tag in tags if tag] + ([("author", author)] if author else [])
+    query += [("sort", "downloads"), ("full", "true"), ("cardData", "true")]
+    what, meter = "the list of models", Meter()
 
-    def models(token: bool | str, cards: bool = True) -> list[Any]:
-        found = HfApi(token=token).list_models(
-            filter=wanted, author=author, sort="downloads", full=True, cardData=cards
-        )
-        try:
-            return list(found)
-        except TypeError:
-            if not cards:
-                raise
-            # the client stumbles over a card with a key such as `self`; without cards, tags tell the most
-            return models(token, cards=False)
+    def models(token: bool | str, query: list[tuple[str, str]] = query) -> list[HubModel]:
+        found = list[HubModel]()
+        for _ in range(MAX_PAGES):
+            try:
+                page, more = _read_json("/api/models", query, token, what, meter)
+            except HubError:  # somebody's card makes it too large or too deep; tags tell the most
+                query = [(key, value) for key, value in query if key != "cardData"]
+                page, more = _read_json("/api/models", query, token, what, meter)
+            if not isinstance(page, list):
+                raise HubError(f"{constants.ENDPOINT} answers for {what} with something else; do not trust it.")
+            found += [_describe(entry) for entry in page]
+            if more is None:
+                return found
+            query = urllib.parse.parse_qsl(urllib.parse.urlsplit(more).query)  # never another address
+        raise HubError(f"The list of models has over {MAX_PAGES} pages; narrow it, with --author for example.")
 
-    return [_describe(model) for model in ask(models, "the list of models")[0]]
+    return ask(models, what, meter=meter)[0]
 
 
-def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -> tuple[T, bool | str]:
+def ask(
+    call: Callable[[bool | str], T],
+    what: str,
+    token: bool | str = False,
+    meter: Meter | None = None,
+    patience: float | None = None,
+) -> tuple[T, bool | str]:
     """Make a request without a token, and with the user's own only if the Hub wants one; give the token that served.
 
     Args:
-        call: makes the request with the token it is given; False is none.
+        call: makes the request with the token it is given; False is none. It runs in a thread, which is left to itself when
+            time is up, since nothing else ends what hangs in a name server, a handshake or a library.
         what: is named in errors.
         token: what to begin with.
+        meter: `call` counts the bytes that come with it, or they are known before; they lengthen the time it has.
+        patience: seconds besides; default `PATIENCE`.
 
     Raises:
         HubError: the Hub refuses, does not know it, or fails.
-        UnreachableError: there is no way to the Hub.
+        UnreachableError: there is no way to the Hub, or it is silent or too slow.
     """
     if _access.get()[1]:
         raise UnreachableError("The Hub is not asked (local_files_only).")
-    check_endpoint()
+    meter, patience = meter or Meter(), PATIENCE if patience is None else patience
     try:
+        check_address(constants.ENDPOINT)
         try:
-            return call(token), token
+            return _in_time(lambda: call(token), meter, patience), token
         except errors.HfHubHTTPError as error:
             mine = user_token()
             if token or not mine or error.response.status_code not in (401, 403):
                 raise
             warn_of_endpoint()
-            return call(mine), mine
+            return _in_time(lambda: call(mine), meter, patience), mine
     except errors.OfflineModeIsEnabled as error:
         raise UnreachableError("The Hub is switched off (HF_HUB_OFFLINE=1).") from error
     except (
         errors.HfHubHTTPError,
-        errors.LocalEntryNotFoundError,
         httpx.HTTPError,
+        httpx.InvalidURL,
         OSError,
         RuntimeError,
         ValueError,
@@ -225,18 +282,47 @@ def ask(call: Callable[[bool | str], T], what: str, token: bool | str = False) -
         raise _explain(error, what) from error
 
 
-def check_endpoint() -> None:
+def _in_time(call: Callable[[], T], meter: Meter, patience: float) -> T:
+    """Wait for a call in a thread, for `patience` seconds and one more for each FLOOR bytes that the meter shows.
+
+    Raises:
+        TimeoutError: it did not end in that time.
+    """
+    ends: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    context, meter.stopped = copy_context(), False
+
+    def run() -> None:
+        try:
+            ends.put(([context.run(call)], None))
+        except BaseException as error:  # raised where somebody waits for it
+            ends.put(([], error))
+
+    deadline = time.monotonic() + patience
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    try:
+        while (left := deadline + meter.bytes / FLOOR - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                result, error = ends.get(timeout=left)
+                if error is not None:
+                    raise error
+                return result[0]
+    finally:
+        meter.stopped = True
+    raise TimeoutError
+
+
+def check_address(address: str) -> None:
     """Refuse to talk in plain http to another machine.
 
     Raises:
-        HubError: `HF_ENDPOINT` is http:// and not loopback, and `HASHZOO_ALLOW_HTTP=1` is not set.
+        HubError: it is not https, nor http of a loopback or, with `HASHZOO_ALLOW_HTTP=1`, another endpoint that is http.
     """
-    url = urllib.parse.urlsplit(constants.ENDPOINT)
-    loopback = url.hostname in ("localhost", "127.0.0.1", "::1")
-    if url.scheme != "https" and not loopback and os.environ.get("HASHZOO_ALLOW_HTTP") != "1":
+    url, endpoint = urllib.parse.urlsplit(address), urllib.parse.urlsplit(constants.ENDPOINT)
+    trusted = url.hostname in ("localhost", "127.0.0.1", "::1") or os.environ.get("HASHZOO_ALLOW_HTTP") == "1"
+    if url.scheme != "https" and not (url.scheme == endpoint.scheme == "http" and trusted):
         raise HubError(
-            f"HF_ENDPOINT {constants.ENDPOINT} is not https, so anybody on the way could change what comes; use https, or "
-            "set HASHZOO_ALLOW_HTTP=1 in a network you trust."
+            f"{url.scheme}://{url.netloc} is not https, so anybody on the way could change what comes; set HF_ENDPOINT to an "
+            "address with https, or HASHZOO_ALLOW_HTTP=1 in a network you trust."
         )
 
 
@@ -248,94 +334,224 @@ def warn_of_endpoint() -> None:
         )
 
 
-def list_files(repo: str, revision: str) -> tuple[str, Files, bool | str]:
+def list_files(repo: str, revision: str, patience: float | None = None) -> tuple[str, Files, bool | str]:
     """Resolve a revision, and read names, sizes and hashes of its known files: one request.
+
+    Args:
+        repo: `org/name`.
+        revision: branch, tag or commit.
+        patience: as for `ask`.
 
     Returns:
         The commit, the files, and the token that served.
 
     Raises:
-        HubError: the Hub has no such repository or revision, or answers what is no hash.
+        HubError: the Hub has no such repository or revision, or answers what is no hash, or a size that no such file has.
     """
-    info, token = ask(
-        lambda token: HfApi(token=token).model_info(repo, revision=revision, files_metadata=True),
-        f"{repo} at {revision}",
+    what, meter = f"{repo} at {revision}", Meter()
+    path = f"/api/models/{repo}/revision/{urllib.parse.quote(revision, safe='')}"
+    query = [("blobs", "true")]
+    (info, _), token = ask(
+        lambda token: _read_json(path, query, token, what, meter), what, meter=meter, patience=patience
     )
-    if not _is_hex(info.sha, 40):
-        raise HubError(f"{constants.ENDPOINT} answers {info.sha!r:.60} as the commit of {repo}; do not trust it.")
+    info = info if isinstance(info, dict) else {}
+    commit, siblings = info.get("sha"), info.get("siblings")
+    if not _is_hex(commit, 40) or not isinstance(siblings, list):
+        raise HubError(f"{constants.ENDPOINT} answers {commit!r:.60} as the commit of {repo}; do not trust it.")
     files: Files = {}
-    for sibling in info.siblings or []:
-        if sibling.rfilename in FILES:
-            digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-            if not (_is_hex(digest, 64) or _is_hex(digest, 40)) or not isinstance(sibling.size, int):
-                raise HubError(f"{constants.ENDPOINT} gives no hash or size of {repo}/{sibling.rfilename}.")
-            files[sibling.rfilename] = (digest, sibling.size)
-    return info.sha, files, token
+    for sibling in siblings:
+        name = sibling.get("rfilename") if isinstance(sibling, dict) else None
+        if name not in FILES:
+            continue
+        lfs = sibling.get("lfs")
+        facts = (lfs.get("sha256") if isinstance(lfs, dict) else sibling.get("blobId"), sibling.get("size"))
+        if name in files:
+            raise HubError(f"{constants.ENDPOINT} lists {name} of {repo} twice; do not trust it.")
+        files[name] = _check_file(repo, name, *facts)
+    return commit, files, token
 
 
-def _check_listing(repo: str, files: Files) -> None:
-    """Refuse what is no model, or too large to be one, before anything is downloaded."""
-    for name in REQUIRED:
-        if name not in files:
-            raise HubError(f"{repo} is no model of hashzoo: it has no {name}.")
-    size = sum(size for _, size in files.values())
-    if size > MAX_BYTES:
+def _check_file(repo: str, name: str, digest: Any, size: Any) -> tuple[str, int]:
+    """Give a file's hash and size, or refuse what is none, or too large, before anything is downloaded."""
+    if not (_is_hex(digest, 64) or _is_hex(digest, 40)) or type(size) is not int or size < 0:
+        raise HubError(f"{constants.ENDPOINT} gives no hash or size of {repo}/{name}; do not trust it.")
+    if size > LIMITS[name]:
         raise HubError(
-            f"{repo} has {size / 1e9:.0f} GB of files, more than the {MAX_BYTES / 1e9:.0f} GB that hashzoo fetches."
+            f"{name} of {repo} has {size / 1e6:,.0f} MB, more than the {LIMITS[name] / 1e6:,.0f} MB that hashzoo takes."
         )
+    return digest, size
 
 
 def download(repo: str, commit: str, name: str, expected: tuple[str, int], token: bool | str = False) -> bool | str:
-    """Download one file and check it; once more if it is wrong. Return the token that served.
+    """Download one file, check it, and put it into the cache; once more if it is wrong. Return the token that served.
 
     Raises:
         HubError: the Hub refuses, or answers what cannot be trusted.
         WeightsError: twice the file was not the expected one.
     """
-    digest, size = expected
-    url = huggingface_hub.hf_hub_url(repo, name, revision=commit)
+    digest, size = _check_file(repo, name, *expected)
     what = f"{name} of {repo} at {commit[:12]}"
-    # the client makes file names of the etag and trusts the length, so both are looked at first
-    head, token = ask(lambda token: huggingface_hub.get_hf_file_metadata(url, token=token), what, token)
-    xet = head.xet_file_data
-    if (
-        not (_is_hex(head.etag, 40) or _is_hex(head.etag, 64))
-        or head.commit_hash != commit
-        or not (xet is None or _is_hex(xet.file_hash, 64))
-    ):
-        raise HubError(
-            f"{constants.ENDPOINT} answers for {what} with an etag or commit that is no hash; do not trust it."
-        )
-    if head.size is not None and head.size != size:
-        raise HubError(
-            f"{constants.ENDPOINT} gives {head.size:,} bytes for {what} where {size:,} are listed; do not trust it."
-        )
-    for force in (_cached(repo, commit, name), True):
+    address = hf_hub_url(repo, name, revision=commit)
+    try:
+        path, blob, ours = snapshot(repo, commit) / name, _home(repo) / "blobs" / digest, _home(repo) / "hashzoo"
+        for folder in (path.parent, blob.parent, ours):
+            folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):
+            with tempfile.TemporaryDirectory(dir=ours, ignore_cleanup_errors=True) as private:
+                if file_matches(blob, digest, size):
+                    _link(blob, path, Path(private))
+                    return token
+                partial, meter = Path(private, name), Meter()
 
-        def get(token: bool | str, force: bool = force) -> str:
-            return huggingface_hub.hf_hub_download(repo, name, revision=commit, token=token, force_download=force)
+                def get(token: bool | str, partial: Path = partial, meter: Meter = meter) -> None:
+                    with (
+                        partial.open("wb") as file,
+                        tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None) as bar,
+                    ):
+                        _read(address, token, file, size, what, meter, commit, bar)
 
-        path, token = ask(get, what, token)
-        if file_matches(Path(path), digest, size):
-            return token
+                _, token = ask(get, what, token, meter)
+                if file_matches(partial, digest, size):
+                    partial.replace(blob)
+                    _link(blob, path, Path(private))
+                    return token
+    except OSError as error:
+        raise _explain(error, what) from error
     raise WeightsError(
         f"{what} is not the published one (its hash differs, downloaded twice); nothing was loaded. Try again later, or "
         "tell the model's owner."
     )
 
 
+def _link(blob: Path, path: Path, private: Path) -> None:
+    """Put a blob into a snapshot as huggingface_hub does: by a relative link, or itself where links are not to be had."""
+    link = private / "link"
+    try:
+        link.symlink_to(os.path.relpath(blob, path.parent))
+    except OSError:
+        link = blob
+    link.replace(path)
+
+
+def _read_json(
+    path: str, query: list[tuple[str, str]], token: bool | str, what: str, meter: Meter
+) -> tuple[Any, str | None]:
+    """Read a JSON answer, and the address of the next page if there is one.
+
+    Raises:
+        HubError: it is no JSON, too deep or too large; or as `_read`.
+    """
+    file = io.BytesIO()
+    address = f"{constants.ENDPOINT}{path}?{urllib.parse.urlencode(query)}"
+    links = _read(address, token, file, MAX_JSON, what, meter).links
+    try:
+        return json.loads(file.getvalue(), parse_int=_int), links.get("next", {}).get("url")
+    except RecursionError as error:
+        raise HubError(f"{constants.ENDPOINT} answers for {what} with too deep a JSON; do not trust it.") from error
+    except ValueError as error:
+        raise HubError(f"{constants.ENDPOINT} answers for {what} with what is no JSON; do not trust it.") from error
+
+
+def _int(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)  # Python refuses, for all, what is longer than 4,300
+
+
+def _read(
+    address: str, token: bool | str, file: BinaryIO, limit: int, what: str, meter: Meter,
+    commit: str | None = None, bar: Any = None,
+) -> httpx.Response:  # fmt: skip
+    """Read an answer's body into a file, from where it broke off if it does; with `commit` it is a file of `limit` bytes.
+
+    Raises:
+        HubError: it is larger than `limit`, packed, from plain http elsewhere, or its headers contradict the listing.
+        HfHubHTTPError, httpx.HTTPError: the Hub refuses, fails, or breaks off three times.
+    """
+    for wait in (1, 2, None):
+        try:
+            return _read_once(address, token, file, limit, what, meter, commit, bar)
+        except (errors.HfHubHTTPError, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            passing = _status(error) in (None, 429, 500, 502, 503, 504) and not isinstance(error, httpx.ConnectError)
+            if wait is None or not passing or meter.stopped:
+                raise
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _read_once(
+    address: str, token: bool | str, file: BinaryIO, limit: int, what: str, meter: Meter, commit: str | None, bar: Any
+) -> httpx.Response:
+    session = get_session()
+    headers = {**build_hf_headers(token=token, library_name="hashzoo"), "Accept-Encoding": "identity"}
+    if commit:
+        headers["X-HF-Download-Counter"] = "1"
+    if file.tell():
+        headers["Range"] = f"bytes={file.tell()}-"
+    first = request = session.build_request("GET", address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    for _ in range(HOPS):
+        check_address(str(request.url))
+        answer = session.send(request, stream=True, follow_redirects=False)
+        with contextlib.closing(answer):
+            if commit and request is first:
+                _check_headers(answer.headers, commit, limit, what)
+            if answer.next_request is not None:
+                request = answer.next_request
+                continue
+            if answer.status_code not in (200, 206):  # what else it says is left unread
+                said = {
+                    key: answer.headers[key] for key in ("X-Error-Code", "X-Error-Message") if key in answer.headers
+                }
+                hf_raise_for_status(httpx.Response(answer.status_code, headers=said, request=first))
+                raise HubError(f"The Hub answers {answer.status_code} for {what}; try again later.")
+            if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise HubError(f"{constants.ENDPOINT} packs {what}, which was asked for as it is; do not trust it.")
+            if answer.status_code == 200:
+                file.seek(0)
+                file.truncate()
+            too_large = HubError(f"{constants.ENDPOINT} sends over {limit:,} bytes for {what}; do not trust it.")
+            if file.tell() + int(answer.headers.get("Content-Length", 0)) > limit:
+                raise too_large
+            for piece in answer.iter_raw():
+                if meter.stopped:
+                    raise TimeoutError
+                if file.tell() + len(piece) > limit:
+                    raise too_large
+                file.write(piece)
+                meter.bytes += len(piece)
+                if bar is not None:
+                    bar.update(file.tell() - bar.n)
+            return answer
+    raise HubError(f"{constants.ENDPOINT} sends on over {HOPS} times for {what}; do not trust it.")
+
+
+def _check_headers(headers: httpx.Headers, commit: str, size: int, what: str) -> None:
+    """Refuse an endpoint that contradicts its own listing; nothing else comes of these headers."""
+    etags = [headers[key].removeprefix("W/").strip('"') for key in ("ETag", "X-Linked-Etag") if key in headers]
+    if headers.get("X-Repo-Commit", commit) != commit or not all(_is_hex(tag, 40) or _is_hex(tag, 64) for tag in etags):
+        raise HubError(
+            f"{constants.ENDPOINT} answers for {what} with an etag or commit that is no hash of it; do not trust it."
+        )
+    if headers.get("X-Linked-Size", str(size)) != str(size):
+        raise HubError(f"{constants.ENDPOINT} gives another size of {what} than it lists; do not trust it.")
+
+
 def matches(data: bytes, digest: str, size: int) -> bool:
     """Say whether a file's bytes have this size and hash: sha256 (64 digits), or git's sha1 of a blob (40 digits)."""
-    if len(data) != size:
-        return False
-    if len(digest) == 64:
-        return hashlib.sha256(data).hexdigest() == digest
-    return hashlib.sha1(f"blob {size}\0".encode() + data, usedforsecurity=False).hexdigest() == digest
+    return len(data) == size and _hash(io.BytesIO(data), digest, size) == digest
 
 
 def file_matches(path: Path, digest: str, size: int) -> bool:
-    """Say the same of a file, which may be missing."""
-    return path.is_file() and path.stat().st_size == size and matches(path.read_bytes(), digest, size)
+    """Say whether a file is there with this size and hash; it is read in pieces."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return _hash(file, digest, size) == digest
+
+
+def _hash(file: io.BytesIO | io.BufferedReader, like: str, size: int) -> str:
+    def git() -> Any:
+        return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+
+    return hashlib.file_digest(file, "sha256" if len(like) == 64 else git).hexdigest()
 
 
 def _choose(files: Files, wanted: tuple[str, ...]) -> Files:
@@ -343,8 +559,13 @@ def _choose(files: Files, wanted: tuple[str, ...]) -> Files:
 
 
 def _wrong(repo: str, commit: str, files: Files) -> list[str]:
-    """Names of files that the cache lacks or holds damaged."""
-    return [name for name, facts in files.items() if not file_matches(snapshot(repo, commit) / name, *facts)]
+    """Names of files that the cache lacks, or holds damaged or outside of itself."""
+    paths, cache = {name: snapshot(repo, commit) / name for name in files}, Path(constants.HF_HUB_CACHE).resolve()
+    return [
+        name
+        for name, path in paths.items()
+        if not path.resolve().is_relative_to(cache) or not file_matches(path, *files[name])
+    ]
 
 
 def _home(repo: str) -> Path:
@@ -354,10 +575,6 @@ def _home(repo: str) -> Path:
 def snapshot(repo: str, commit: str) -> Path:
     """Where the cache keeps a commit's files."""
     return _home(repo) / "snapshots" / commit
-
-
-def _cached(repo: str, commit: str, name: str) -> bool:
-    return (snapshot(repo, commit) / name).exists()
 
 
 def _record(repo: str, name: str, text: str) -> None:
@@ -383,24 +600,24 @@ def recorded(repo: str, commit: str) -> Files | None:
         return None
 
 
-def _from_cache(
-    repo: str, revision: str, pinned: Files | None, wanted: tuple[str, ...]
-) -> tuple[str | None, list[str]]:
-    """Find a revision in the cache without the Hub: its commit, if any of it is there, and the files it lacks."""
+def _kept(repo: str, revision: str) -> str | None:
+    """The commit that a revision was when last seen, if the cache has any of its files."""
     commit = revision
     if not _is_hex(revision, 40):
         # a cache that was filled by hand has refs/ alone
         places = [_home(repo) / "hashzoo" / _revision_file(revision), _home(repo) / "refs" / revision]
         inside = [place for place in places if _home(repo) in place.parents and ".." not in place.parts]
-        kept = [place.read_text(encoding="utf-8").strip() for place in inside if place.is_file()]
+        kept = [place.read_bytes().strip().decode(errors="replace") for place in inside if place.is_file()]
         commit = next((text for text in kept if _is_hex(text, 40)), "")
-    if not commit or not snapshot(repo, commit).is_dir():
-        return None, []
-    files = pinned or recorded(repo, commit)
+    return commit if commit and snapshot(repo, commit).is_dir() else None
+
+
+def _lacking(repo: str, commit: str, files: Files | None, wanted: tuple[str, ...]) -> list[str]:
+    """The files that the cache lacks of a commit."""
     if files is not None:
-        return commit, _wrong(repo, commit, _choose(files, wanted))
+        return _wrong(repo, commit, _choose(files, wanted))
     # nothing says what the commit holds; config.json's own hash of the weights is checked on opening
-    return commit, [name for name in REQUIRED if name in wanted and not _cached(repo, commit, name)]
+    return [name for name in REQUIRED if name in wanted and not (snapshot(repo, commit) / name).exists()]
 
 
 def _is_hex(text: Any, digits: int) -> TypeGuard[str]:
@@ -430,7 +647,9 @@ def _explain(error: Exception, what: str) -> HubError:
         )
     if status is not None:
         return HubError(f"The Hub answers {status} for {what}; try again later.")
-    if isinstance(error, httpx.HTTPError | ConnectionError | errors.LocalEntryNotFoundError):
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return UnreachableError(f"The Hub is silent or too slow for {what}; try again later.")
+    if isinstance(error, httpx.HTTPError | ConnectionError):
         return UnreachableError(f"The Hub cannot be reached for {what} ({type(error).__name__}).")
     disk = _disk(error)
     if disk is not None:
@@ -455,23 +674,49 @@ def _disk(error: Exception) -> str | None:
     return os.strerror(number) if number in (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS) else None
 
 
-def _describe(model: Any) -> HubModel:
-    """Read what a listing needs from tags and card data; a card is anybody's, so nothing in it is relied on."""
-    tags = [tag for tag in model.tags or [] if tag.isprintable()]  # such do a terminal no harm
+def _describe(entry: Any) -> HubModel:
+    """Read what a listing needs from an entry's tags and card; both are anybody's, so nothing in them is relied on."""
+    entry = entry if isinstance(entry, dict) else {}
+    name = entry.get("id")
+    try:
+        check_repo(name if isinstance(name, str) else "")
+    except HubError:
+        return HubModel("-", readable=False)
+    tags = entry.get("tags")
+    tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     bits = [int(tag.removesuffix("-bit")) for tag in tags if re.fullmatch(r"[0-9]{1,4}-bit", tag)]
     datasets, licenses = (
         [tag.removeprefix(kind) for tag in tags if tag.startswith(kind)] for kind in ("dataset:", "license:")
     )
-    results = getattr(model.card_data, "eval_results", None)
-    first = results[0] if isinstance(results, list) and results else None
-    protocol, value = getattr(first, "dataset_config", None), getattr(first, "metric_value", None)
+    commit, downloads = entry.get("sha"), entry.get("downloads")
+    try:
+        protocol, value = _first_result(entry.get("cardData"))
+        readable = True
+    except Exception:  # whatever the client's parser stumbles over
+        protocol, value, readable = None, None, False
     return HubModel(
-        name=model.id,
+        name=name,
         bits=next(iter(bits), None),
         dataset=next(iter(datasets), None),
-        protocol=protocol if isinstance(protocol, str) and protocol.isprintable() else None,
-        map=float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None,
+        protocol=protocol,
+        map=value,
         license=next(iter(licenses), None),
-        downloads=model.downloads,
-        commit=model.sha,
+        downloads=downloads if type(downloads) is int else None,
+        commit=commit if _is_hex(commit, 40) else None,
+        readable=readable,
     )
+
+
+def _first_result(card: Any) -> tuple[str | None, float | None]:
+    """Protocol and mAP of a card's first result; None where it has no results.
+
+    Raises:
+        Exception: of any kind, where the card does not follow the Hub's form.
+    """
+    if not card or card.get("model-index") is None:
+        return None, None
+    _, results = model_index_to_eval_results(card["model-index"])
+    protocol, value = results[0].dataset_config, results[0].metric_value
+    if not isinstance(protocol, str | None) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError("no protocol and no mAP")
+    return protocol, float(value)

@@ -21,6 +21,7 @@ from hashzoo.zoo.probe import check_probe
 from hashzoo.zoo.results import Results
 
 T = TypeVar("T")
+PATIENCE = 120.0  # seconds that the Hub may take to accept something, besides the time for its bytes
 NEEDED = (*hub.REQUIRED, "README.md", "probe.json", "recipe.toml", "results.json")
 
 
@@ -174,6 +175,7 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | 
                 create_pr=pr,
             ),
             repo,
+            sum(plan.sizes[name] for name in plan.changed),
         )
         if pr:
             return str(made.pr_url)
@@ -209,8 +211,8 @@ def _there(repo: str) -> tuple[str | None, hub.Files, dict[str, str]]:
     return commit, files, {tag.name: tag.target_commit for tag in refs.tags}
 
 
-def _write(call: Callable[[HfApi], T], what: str) -> T:
-    """Make a request as the user.
+def _write(call: Callable[[HfApi], T], what: str, size: int = 0) -> T:
+    """Make a request as the user; `size` bytes go with it.
 
     Raises:
         HubError: nobody is logged in, or the Hub refuses.
@@ -219,4 +221,4 @@ def _write(call: Callable[[HfApi], T], what: str) -> T:
     if not token:
         raise HubError("Publishing needs a token that may write; log in with `hf auth login`, or set HF_TOKEN.")
     hub.warn_of_endpoint()
-    return hub.ask(lambda token: call(HfApi(token=token)), what, token)[0]
+    return hub.ask(lambda token: call(HfApi(token=token)), what, token, hub.Meter(size), PATIENCE)[0]

@@ -187,9 +187,10 @@ class Fault:
     An answer can be replaced: `status` (the work is then not done), `redirect` (with 302 if no status is given), `body`
     (bytes, or a function of the true body), `headers` (None removes one). Its bytes can be damaged: `flip` the lowest
     bit of the byte at an offset, send `short` bytes fewer with a Content-Length that agrees, `cut` the connection after
-    so many bytes. `delay` waits so many seconds before the answer or, with `stall`, after so many bytes of it. Answers
-    with too few bytes for `flip`, `short`, `cut` or `stall` are left alone and do not count. `action` is called before
-    the request is answered. `times` limits how many requests suffer; `hits` counts them.
+    so many bytes. `delay` waits so many seconds before the answer or, with `stall`, after so many bytes of it;
+    `drip` waits so many seconds after each single byte. Answers with too few bytes for `flip`, `short`, `cut` or `stall`
+    are left alone and do not count. `action` is called before the request is answered. `spare` lets so many requests
+    pass first, and `times` limits how many suffer; `hits` counts them.
     """
 
     method: str | None = None
@@ -203,7 +204,9 @@ class Fault:
     redirect: str | None = None
     delay: float = 0.0
     stall: int | None = None
+    drip: float = 0.0
     action: Callable[[], object] | None = None
+    spare: int = 0
     times: int | None = None
     hits: int = 0
 
@@ -557,6 +560,10 @@ class Hub:
 
     async def _reply(self, request: Request, send: Callable[[Any], Any]) -> None:
         faults = [fault for fault in list(self.faults) if fault.matches(request)]
+        spared = [fault for fault in faults if fault.spare]
+        for fault in spared:
+            fault.spare -= 1
+        faults = [fault for fault in faults if fault not in spared]
         for fault in faults:
             fault.hits += not fault.damages
             if fault.action:
@@ -587,6 +594,11 @@ class Hub:
             await send({"type": "http.response.body", "body": body[: stall.stall], "more_body": True})
             await asyncio.sleep(stall.delay)
             body = body[stall.stall :]
+        drip = max((fault.drip for fault in faults), default=0.0)
+        while drip and body:
+            await send({"type": "http.response.body", "body": body[:1], "more_body": True})
+            await asyncio.sleep(drip)
+            body = body[1:]
         # Fewer bytes than announced: the server drops the connection when the application returns before the end.
         lacks = request.method != "HEAD" and (cut is not None or announced > len(answer.body))
         await send({"type": "http.response.body", "body": body, "more_body": lacks})

@@ -1,5 +1,6 @@
 """Fetching models from a Hub: whole and checked, or refused with a sentence; the client runs in processes of its own."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -7,11 +8,15 @@ import json
 import os
 import pickle
 import pty
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,10 +30,11 @@ CONFIG = b'{"name": "demo"}'
 WEIGHTS = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(SIZE // 32))
 MODEL = {"config.json": CONFIG, "model.safetensors": WEIGHTS, "results.json": b"{}", "README.md": b"# demo\n"}
 FETCH = """
-import json, sys, time, warnings
+import json, os, re, sys, time, warnings
 from hashzoo.errors import HashzooError
 from hashzoo.zoo import hub
 assert "torch" not in sys.modules
+hub.PATIENCE = float(os.environ.get("TEST_PATIENCE", hub.PATIENCE))
 said = []
 warnings.showwarning = lambda message, *rest, **more: said.append(str(message))
 pinned = json.loads(sys.argv[2]) if len(sys.argv) > 2 else None
@@ -37,8 +43,10 @@ try:
     told = [None, str(hub.fetch(*hub.parse(sys.argv[1]), pinned=pinned)), said]
 except HashzooError as error:
     told = [type(error).__name__, str(error), said]
-print(json.dumps([*told, time.monotonic() - began]))
+megabytes = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) >> 10
+print(json.dumps([*told, time.monotonic() - began, megabytes]))
 """
+without_xet = pytest.mark.parametrize("hub", [False], indirect=True, ids=["http"])
 # what a Python process is started through, so that it meets another machine
 WITHOUT_A_NETWORK = ("unshare", "--map-root-user", "--net")
 ON_A_SMALL_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-c")
@@ -64,10 +72,13 @@ def model(hub):
 
 @pytest.fixture
 def fetch(client):
-    """Fetch in a process of its own: (name of the error or None, folder or message, warnings); `fetch.seconds` it took."""
+    """Fetch in a process of its own: (name of the error or None, folder or message, warnings).
+
+    `fetch.seconds` it took, and `fetch.megabytes`.
+    """
 
     def fetch(name="hf-hub:zoo/demo", *more, **options):
-        *told, fetch.seconds = json.loads(client(FETCH, name, *more, **options).stdout)
+        *told, fetch.seconds, fetch.megabytes = json.loads(client(FETCH, name, *more, **options).stdout)
         return told
 
     return fetch
@@ -303,22 +314,20 @@ def test_a_repository_that_is_no_model(hub, fetch):
     assert not [entry for entry in hub.log if "/resolve/" in entry.path]
 
 
-CALLS = [("GET", "/revision/main$"), ("HEAD", "/resolve/.*config.json"), ("HEAD", "/resolve/.*safetensors")]
-HTTP = [("GET", "/resolve/.*config.json"), ("GET", "^/lfs/.*safetensors")]
-XET = [("GET", "/xet-read-token/"), ("GET", "/v1/reconstructions/"), ("GET", "^/xorbs/")]
+CALLS = ["/revision/main$", "/resolve/.*config.json", "/resolve/.*safetensors", "^/lfs/.*safetensors"]
 
 
 def test_a_hub_that_fails_at_any_call(hub, client):
     said = []
-    for number, (method, path) in enumerate(CALLS + (XET if hub.xet else HTTP)):
+    for number, path in enumerate(CALLS):
         repo, files = f"zoo/model-{number}", MODEL | {"model.safetensors": WEIGHTS + bytes([number])}
         files["config.json"] += b" " * number  # content that the cache does not know from another repository
         hub.commit(repo, files)
         for status in (401, 403, 404, 500, 503):
-            hub.faults[:] = [Fault(method, path, status=status)]
+            hub.faults[:] = [Fault("GET", path, status=status)]
             code, message = client.hashzoo("fetch", f"hf-hub:{repo}")
             said.append(message)
-            case = (method, path, status, message)
+            case = (path, status, message)
             assert hub.faults[0].hits and code == 2, case
             what = (
                 repo
@@ -349,9 +358,7 @@ def test_a_bit_that_flips_on_the_way(hub, model, fetch):
     assert flipped.hits == 1
 
 
-@pytest.mark.parametrize(
-    "harm", [{"flip": SIZE // 2}, {"cut": SIZE // 2}, {"short": 100}], ids=["flipped", "cut", "short"]
-)
+@pytest.mark.parametrize("harm", [{"flip": SIZE // 2}, {"cut": 100}, {"short": 100}], ids=["flipped", "cut", "short"])
 def test_bytes_that_are_always_wrong(hub, model, client, harm):
     hub.faults.append(Fault(method="GET", path="safetensors|xorbs", **harm))
     code, message = client.hashzoo("fetch", "hf-hub:zoo/demo")
@@ -381,13 +388,9 @@ def test_a_bit_that_flips_in_the_cache(hub, model, fetch):
 def test_another_files_content(hub, model, fetch):
     hub.create("zoo/other")
     hub.commit("zoo/other", {"model.safetensors": WEIGHTS[::-1]})
-    if hub.xet:
-        swap = Fault(path="safetensors", headers={"X-Xet-Hash": hub.xet_hash("zoo/other", "model.safetensors")})
-    else:
-        swap = Fault(method="GET", body=lambda body: WEIGHTS[::-1] if len(body) == len(WEIGHTS) else body)
-    hub.faults.append(swap)
+    hub.faults.append(Fault("GET", body=lambda body: WEIGHTS[::-1] if len(body) == len(WEIGHTS) else body))
     error, message, _ = fetch()
-    assert error in ("WeightsError", "HubError")
+    assert error == "WeightsError"
     assert "model.safetensors of zoo/demo" in message
 
 
@@ -409,20 +412,112 @@ def test_headers_that_lie(hub, model, fetch, client, fault):
     before = outside(client)
     hub.faults.append(Fault(path="(resolve|lfs)/.*safetensors", **fault))
     error, message, _ = fetch()
-    if hub.xet and "method" in fault:
-        assert error is None  # Xet does not go that way
+    if "X-Xet-Hash" in fault["headers"]:
+        assert whole(message)  # Xet is not asked
     else:
-        assert error in ("HubError", "UnreachableError")
-        assert "do not trust it" in message or "for model.safetensors of zoo/demo" in message
+        assert error == "HubError"
+        assert "do not trust it" in message
     assert outside(client) == before
     assert not list(client.home.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": '"../../../../.bashrc"', "X-Linked-Etag": '"../../../../.bashrc"'}, {"X-Repo-Commit": "../../../.."}],
+    ids=["etag", "commit"],
+)
+def test_answers_that_change(hub, model, fetch, client, headers, spare):
+    precious = [folder / ".bashrc" for folder in (client.home.parent, client.user_home)]
+    for path in precious:
+        path.write_text("mine")
+    before = outside(client)
+    hub.faults.append(Fault(path="/resolve/.*(config.json|safetensors)", headers=headers, spare=spare))
+    error, message, _ = fetch()
+    assert error == "HubError" if error else whole(message)
+    assert outside(client) == before
+    assert all(path.read_text() == "mine" for path in precious)
+    home = client.home / "hub" / "models--zoo--demo"
+    for path in home.rglob("*"):
+        assert path.resolve().is_relative_to(client.home.resolve())
+
+
+def test_a_reused_etag_overwrites_nothing(hub, model, fetch):
+    folder = fetch()[1]
+    etag = {"ETag": f'"{hub.repos["zoo/demo"].commits[model].files["config.json"].etag}"'}
+    hub.commit("zoo/demo", {"config.json": b'{"name": "evil"}'})
+    hub.faults.append(Fault(path="/resolve/.*config.json", headers=etag))
+    assert whole(fetch()[1], MODEL | {"config.json": b'{"name": "evil"}'})
+    assert fetch(f"hf-hub:zoo/demo@{model}", env={"HF_HUB_OFFLINE": "1"})[1] == folder
+    assert whole(folder)
+
+
+@without_xet
+def test_a_cache_that_leads_outside(hub, model, fetch, tmp_path):
+    """A link in the cache to a file with the right bytes somewhere else is replaced; the file stays."""
+    path = Path(fetch()[1], "config.json")
+    (tmp_path / "elsewhere").write_bytes(CONFIG)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert fetch(f"hf-hub:zoo/demo@{model}", env={"HF_HUB_OFFLINE": "1"})[0] == "UnreachableError"
+    assert whole(fetch()[1])
+    assert path.resolve().is_relative_to(tmp_path / "hf-home")
+    assert (tmp_path / "elsewhere").read_bytes() == CONFIG
+
+
+def bomb(megabytes):
+    """About one thousandth of that, which gzip expands."""
+    packer = zlib.compressobj(9, wbits=31)
+    head, block = (packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return head + block * (megabytes - 1)
+
+
+@without_xet
+@pytest.mark.parametrize("path", ["/api/models/zoo/demo", "/resolve/.*config.json", "^/lfs/"])
+@pytest.mark.parametrize("body", ["packed", "endless"])
+def test_answers_that_are_too_large(hub, model, fetch, path, body):
+    data, packed = (bomb(2000), {"Content-Encoding": "gzip"}) if body == "packed" else (b" " * (100 << 20), {})
+    hub.faults.append(Fault("GET", path, body=data, headers=packed))
+    error, message, _ = fetch()
+    assert error == "HubError"
+    assert "do not trust it" in message
+    assert fetch.megabytes < 150  # the modules alone have about 60
+
+
+@without_xet
+def test_sizes_that_are_none(hub, model, client):
+    def fetch(body):
+        hub.faults[:] = [Fault(path="/api/models/zoo/demo", body=body)]
+        code, said = client.hashzoo("fetch", "hf-hub:zoo/demo")
+        assert (code, said.startswith("Error: ")) == (2, True), (body, said)
+        return said
+
+    for size in (b"-1", b"true", b"6e4", b'"60000"', b"null", b"[]", b"9" * 5000):
+        assert "no hash or size" in fetch(lambda body, size=size: body.replace(b"60000", size))
+    said = fetch(lambda body: body.replace(b'"size": %d' % len(CONFIG), b'"size": 2000000'))
+    assert "config.json of zoo/demo has 2 MB, more than the 1 MB that hashzoo takes" in said
+    for body in (b"[", b"[]", b"[" * 100_000, b'{"sha": 3}', b'{"sha": "%s"}' % model.encode(), b"\xff", b"null"):
+        fetch(body)
+    assert "twice" in fetch(lambda body: body.replace(b"results.json", b"config.json"))
+    assert not [entry for entry in hub.log if "/resolve/" in entry.path]
+
+
+@without_xet
+def test_redirects_that_never_end(hub, model, fetch):
+    hub.faults.append(Fault("GET", "/api/models/zoo/demo", redirect=f"{hub.url}/api/models/zoo/demo/again"))
+    error, message, _ = fetch()
+    assert (error, "sends on over 10 times" in message) == ("HubError", True)
+    assert hub.faults[0].hits == 10
+    hub.faults[:] = [Fault("GET", "/api/models/zoo/demo", redirect="http://hub.example.org/")]
+    error, message, _ = fetch()
+    assert (error, "http://hub.example.org is not https" in message) == ("HubError", True)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (b'"config.json"', b'"../config.json"', "it has no config.json"),
-        (b'"size": 60000', b'"size": 50000000000', "more than the 9 GB"),
+        (b'"size": 60000', b'"size": 50000000000', "more than the 8,590 MB"),
         (hashlib.sha256(WEIGHTS).hexdigest().encode(), b"../evil", "no hash or size"),
     ],
     ids=["name", "50 GB", "hash"],
@@ -433,6 +528,72 @@ def test_listings_that_lie(hub, model, fetch, client, old, new, message):
     assert error == "HubError"
     assert message in said
     assert not list(client.home.rglob("*evil*"))
+
+
+# A silent hub
+
+SILENT = [
+    Fault(path="/api/models/zoo/demo", delay=60.0),
+    Fault(path="/resolve/.*config.json", delay=60.0),
+    Fault(path="(safetensors|xorbs)", stall=SIZE // 2, delay=60.0),
+    Fault(path="/api/models/zoo/demo", drip=0.2),
+    Fault(path="(safetensors|xorbs)", drip=0.2),
+]
+SOON = {"TEST_PATIENCE": 2, "HF_HUB_DOWNLOAD_TIMEOUT": 1}
+
+
+@pytest.mark.parametrize("fault", SILENT, ids=["listing", "file", "content", "listing drips", "content drips"])
+def test_a_hub_that_is_silent(hub, model, fetch, fault):
+    hub.faults.append(replace(fault))
+    error, message, _ = fetch(env=SOON)
+    assert error == "UnreachableError"
+    assert "The Hub is silent or too slow for" in message
+    assert fetch.seconds < 4
+    hub.faults.clear()
+    assert whole(fetch()[1])
+
+
+@without_xet
+def test_a_hub_that_says_no_word(fetch):
+    """It takes the connection and says nothing, or a header without end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = SOON | {"HF_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection = listener.accept()[0]
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+                while True:
+                    connection.sendall(b"a")
+                    time.sleep(0.1)
+
+        for talk in (None, drip):
+            if talk:
+                threading.Thread(target=talk, daemon=True).start()
+            error, message, _ = fetch(env=silent)
+            assert error == "UnreachableError"
+            assert "zoo/demo is not in the cache: go online" in message
+            assert fetch.seconds < 4
+
+
+@without_xet
+def test_a_slow_hub_that_goes_on(hub, model, fetch):
+    """What comes faster than the floor is waited for, however long it takes."""
+    hub.faults.append(Fault(path="/resolve/.*config.json", drip=0.2))
+    error, folder, _ = fetch(env={"TEST_PATIENCE": 6, "HF_HUB_DOWNLOAD_TIMEOUT": 1})
+    assert error is None
+    assert fetch.seconds > 3
+    assert whole(folder)
+
+
+def test_what_is_cached_waits_for_nobody(hub, model, fetch):
+    folder = fetch()[1]
+    hub.faults.append(Fault(delay=60.0))
+    assert fetch()[:2] == [None, folder]
+    assert fetch.seconds < 3
+    asked = len(hub.log)
+    assert fetch(f"hf-hub:zoo/demo@{model}")[:2] == [None, folder]
+    assert (fetch.seconds < 1, len(hub.log)) == (True, asked)
 
 
 # Kills
@@ -479,7 +640,7 @@ class Touch:
         return Path.touch, (Path(self.path),)
 
 
-@pytest.mark.parametrize("hub", [False], indirect=True, ids=["http"])
+@without_xet
 def test_nothing_that_comes_is_executed(hub, client, tmp_path):
     mark = tmp_path / "executed"
     weights = pickle.dumps(Touch(mark))
@@ -488,7 +649,7 @@ def test_nothing_that_comes_is_executed(hub, client, tmp_path):
     card = f'---\nlicense: !!python/object/apply:os.system ["touch {mark}"]\n---\n'.encode()
     for name, changes in {
         "pickle": {},
-        "path": {"backbone": {"name": "os:system", "args": {"command": f"touch {mark}"}}},
+        "path": {"backbone": {"name": "os.system", "args": {"command": f"touch {mark}"}}},
         "more": {"auto_map": {"AutoModel": "model.Model"}},
     }.items():
         text = json.dumps(config | changes).encode()
@@ -499,6 +660,6 @@ def test_nothing_that_comes_is_executed(hub, client, tmp_path):
     said = client(HOSTILE, "hf-hub:zoo/pickle", "hf-hub:zoo/path", "hf-hub:zoo/more").stdout.splitlines()
     assert [line.partition(" ")[0] for line in said] == ["WeightsError", "UnknownNameError", "ConfigError"]
     assert "is no whole safetensors file" in said[0]
-    assert "No backbone is named 'os:system'" in said[1]
+    assert "No backbone is named 'os.system'" in said[1]
     assert "'auto_map' is wrong" in said[2]
     assert not mark.exists()

@@ -1,6 +1,7 @@
 """Publishing a model's folder to a Hub, listing it there, and loading it back: the real command line and client."""
 
 import json
+import math
 import re
 import secrets
 import shutil
@@ -187,6 +188,88 @@ def test_list(hub, client):
             assert "bob/bad" in said and "zoo/dsbh-a-48bit" in said and "\x1b[31m" not in said, number
 
 
+def model_index(**changes):
+    metric = {"type": "mean_average_precision", "value": 0.5}
+    result = {"task": {"type": "x"}, "dataset": {"type": "x", "name": "y", "config": "z"}, "metrics": [metric]}
+    return {"cardData": {"model-index": [{"name": "x", "results": [result | changes]}]}}
+
+
+STRANGE = [  # changes to an entry of the list that leave nothing to read
+    *({"id": id} for id in (None, 5, "", "../x", "a/b/c", "\x1b[31m/x", {"a": 1}, "\ud800/x")),
+    *({"cardData": card} for card in (5, "x", [1], True)),
+    *({"cardData": {"model-index": index}} for index in (5, True, {}, [], "x", [[]], [5], [{}], [{"name": "x"}])),
+    *({"cardData": {"model-index": [{"name": "x", "results": results}]}} for results in (None, 5, "x", [], [5], [{}])),
+    *(model_index(source=source) for source in ({"name": "z"}, {"name": {}}, "x", [1])),
+    *(model_index(task=task) for task in (None, 5, [], {})),
+    *(model_index(dataset=dataset) for dataset in (None, 5, {}, {"type": "x", "name": "y", "config": {"a": 1}})),
+    *(model_index(metrics=metrics) for metrics in (None, 5, {}, [], [5], [{}])),
+    *(
+        model_index(metrics=[{"type": "x", "value": value}])
+        for value in (None, "0.5", True, -0.5, 2, [], {}, math.nan, math.inf, 10**4000)
+    ),
+]
+ODD = [  # and those that leave the name and the figures
+    *({"tags": tags} for tags in (None, 5, "hashzoo", {"a": 1}, [5, None, {}, []], ["\ud800-bit", "999999-bit"])),
+    *({"downloads": downloads} for downloads in (None, "x", -1.5, True, [], 10**4000)),
+    *({"sha": sha} for sha in (None, 5, "../x", [])),
+    *({"siblings": siblings} for siblings in (None, 5, "x", [5])),
+    {"self": 1, "__class__": 5},
+    {"createdAt": "yesterday", "lastModified": {}},
+]
+
+
+@without_xet
+def test_entries_that_are_strange(hub, client):
+    hub.commit("zoo/good", {"README.md": card_of("good")})
+    sys_limit = sys.get_int_max_str_digits()
+
+    def with_strangers(body):
+        (good,) = json.loads(body)
+        odd = [good | {"id": f"odd/{number}"} | change for number, change in enumerate(ODD)]
+        strange = [good | {"id": f"bad/{number}"} | change for number, change in enumerate(STRANGE)]
+        return json.dumps([None, 5, "x", [], {}, *strange, *odd, good]).encode()
+
+    try:
+        sys.set_int_max_str_digits(0)
+        hub.faults[:] = [Fault("GET", "/api/models$", body=with_strangers)]
+        code, said = client.hashzoo("list", "--hub", "--json", token=None)
+    finally:
+        sys.set_int_max_str_digits(sys_limit)
+    assert code == 0, said
+    *strange, last = json.loads(said)
+    assert (last["name"], last["map"], last["readable"]) == ("zoo/good", 0.75, True)
+    bad, odd = strange[: 5 + len(STRANGE)], strange[5 + len(STRANGE) :]
+    assert [(entry["readable"], entry["map"]) for entry in bad] == [(False, None)] * len(bad)
+    assert [(entry["name"], entry["readable"], entry["map"]) for entry in odd] == [
+        (f"odd/{number}", True, 0.75) for number in range(len(ODD))
+    ]
+    code, said = client.hashzoo("list", "--hub", token=None)
+    assert (code, said.count("unreadable")) == (0, len(bad)), said
+    assert "\x1b" not in said and re.search(r"hf-hub:zoo/good .* 0\.7500 ", said)
+
+    deep = b'{"id": "bad/deep", "cardData": ' + b"[" * 100_000 + b"]" * 100_000 + b"}, "
+    large = b'{"id": "bad/large", "cardData": "' + b"x" * (20 << 20) + b'"}, '
+    for bad in (deep, large):  # only without cards can the page be read
+        hub.faults[:] = [Fault("GET", "/api/models$", body=lambda body, bad=bad: body.replace(b"[", b"[" + bad, 1))]
+        hub.faults[0].times = 1
+        code, said = client.hashzoo("list", "--hub", token=None)
+        assert (code, "hf-hub:zoo/good" in said) == (0, True), said
+    for body in (b"{}", b"null", b"[", b"\xff", b""):
+        hub.faults[:] = [Fault("GET", "/api/models$", body=body)]
+        code, said = client.hashzoo("list", "--hub", token=None)
+        assert (code, "do not trust it" in said) == (2, True), said
+
+
+@without_xet
+def test_a_list_without_end(hub, client):
+    hub.commit("zoo/good", {"README.md": card_of("good")})
+    for link in (f"<{hub.url}/api/models?cursor=0>", "<http://hub.example.org/?cursor=0>"):
+        hub.faults[:] = [Fault("GET", "/api/models$", headers={"Link": f'{link}; rel="next"'})]
+        code, said = client.hashzoo("list", "--hub", token=None)
+        assert (code, "has over 50 pages" in said) == (2, True)
+        assert hub.faults[0].hits == 50
+
+
 @without_xet
 def test_words_of_people_survive(hub, folder, publish):
     path, ours = folder / "README.md", (folder / "README.md").read_text()
@@ -366,7 +449,7 @@ def test_a_hub_that_fails_at_a_known_model(hub, folder, publish):
     """Likewise at the calls that only a model that is there already needs."""
     hub.commit(REPO, files_of(folder) | {"README.md": (folder / "README.md").read_bytes() + b"\nMind the fault.\n"})
     hub.tag(REPO, "v1")
-    for method, path in (("GET", "/refs$"), ("HEAD", "/README.md$"), ("GET", "/README.md$")):
+    for method, path in (("GET", "/refs$"), ("GET", "/README.md$")):
         for answer in (401, 403, 404, 500, 503):
             hub.faults[:] = [Fault(method, path, status=answer)]
             code, said = publish("--push")
@@ -395,6 +478,29 @@ def test_killed_in_a_publish(hub, client, folder, publish):
     assert code == 0, said
     assert published(hub) == files_of(folder)
     assert list(hub.repos[REPO].tags) == ["v1"]
+
+
+SOON = """
+import sys
+from hashzoo.zoo import hub, publish
+hub.PATIENCE = publish.PATIENCE = 2.0
+hub.FLOOR = 1e9
+from hashzoo.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("at", ["bytes", "commit"])
+def test_a_hub_that_is_silent_in_a_publish(hub, client, folder, publish, at):
+    for name in ("pr-curve.png", "codes.parquet"):  # two large files that the hub does not know
+        (folder / name).write_bytes((folder / name).read_bytes() + at.encode())
+    path = "/commit/" if at == "commit" else "^/v1/xorbs/" if hub.xet else "^/lfs/"
+    hub.faults[:] = [Fault(None, path, delay=600.0)]
+    done = client(SOON, "publish", folder, "--repo", REPO, "--push", token=TOKEN, check=False, timeout=200)
+    assert (done.returncode, hub.faults[0].hits > 0) == (2, True), done  # and what still hangs kept no process
+    assert f"The Hub is silent or too slow for {REPO}" in done.stderr
+    hub.faults.clear()
+    assert publish("--push")[0] == 0
 
 
 # A maintainer's checkout
