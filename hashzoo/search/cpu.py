@@ -296,10 +296,11 @@ def _split(queries: int, codes: Held, threads: int | None, kept: int = 1) -> _Sp
         # Several shares a thread, since no two take the same time, but none with few queries to share a block's table.
         shares = threads * min(max(queries // (64 * threads), 1), 4)
         return _Splits([slice(0, blocks)], _stretches(queries, shares), threads)
-    most = max(1, min(threads, blocks, PART_HITS // (queries * kept)))
+    most = max(1, min(2 * threads, blocks, PART_HITS // (queries * kept)))
     large = max(1, min(most, blocks * BLOCK // (PART_ROWS * (BLOCK + kept))))
     shares = min(-(-threads // large), queries)
-    return _Splits(_stretches(blocks, min(threads // shares, most)), _stretches(queries, shares), threads)
+    parts = max(large, threads) if shares == 1 else threads // shares  # up to two a thread, where they are large
+    return _Splits(_stretches(blocks, min(parts, most)), _stretches(queries, shares), threads)
 
 
 def _need_memory(queries: int, codes: Held, k: int, kept: int, splits: _Splits) -> None:
