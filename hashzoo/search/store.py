@@ -207,7 +207,7 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
     """
     found = _some_parts(folder)
     seen = [(path, _version(path)) for path in found]  # before the ids are read: no later change goes unseen
-    maker, table = _load(found, ["id", "path", "size", "mtime_ns"])
+    maker, table = _load(found, ["id", "path", "size", "mtime_ns"], only_known=True)
     ids = _ids(table)
     twice = _repeated(ids)
     if twice is not None:
@@ -215,9 +215,9 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
         raise CodesError(
             f"{folder} has id {twice} more than once (see {', '.join(holders)}); move one of its parts out of the folder."
         )
-    columns = {"paths": table["path"], "sizes": table["size"], "mtimes_ns": table["mtime_ns"]}
+    names = {"paths": "path", "sizes": "size", "mtimes_ns": "mtime_ns"}
     return Contents(
-        maker, ids, {name: column for name, column in columns.items() if column.null_count < len(ids)}, seen
+        maker, ids, {name: table[column] for name, column in names.items() if column in table.column_names}, seen
     )
 
 
@@ -445,17 +445,34 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, Maker]]:
         ) from error
 
 
-def _load(found: list[Path], columns: list[str]) -> tuple[Maker, pa.Table]:
-    """Read some columns of parts that must have one maker; nulls for those that format 1 did not have."""
+def _load(found: list[Path], columns: list[str], only_known: bool = False) -> tuple[Maker, pa.Table]:
+    """Read some columns of parts that must have one maker; nulls for those that format 1 did not have.
+
+    With `only_known`, a column without a value in any part is neither read nor there.
+    """
     import pyarrow as pa
 
     makers, tables = [], []
     for path in found:
         with _opened(path) as (file, maker):
             makers.append((path, maker))
-            tables.append(file.read(columns))
+            tables.append(file.read([name for name in columns if not (only_known and _all_null(file, name))]))
     whole = _one_maker(makers)
+    if only_known:
+        columns = [name for name in columns if any(name in table.column_names for table in tables)]
     return whole, pa.concat_tables([_empty(whole, columns), *tables], promote_options="default")
+
+
+def _all_null(file: pq.ParquetFile, column: str) -> bool:
+    """Say whether a column has no value, by what the part's footer says."""
+    place = file.schema_arrow.get_field_index(column)
+    if place < 0 or not file.schema_arrow.field(place).nullable:
+        return place < 0
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    return all(
+        not group.num_rows or ((said := group.column(place).statistics) and said.null_count == group.num_rows)
+        for group in groups
+    )
 
 
 def _one_maker(found: list[tuple[Path, Maker]]) -> Maker:
