@@ -102,7 +102,7 @@ class Power(nn.Module):
 
     feature_shape, preprocess = (3,), {"size": (32, 32)}
 
-    def __init__(self, pretrained=False, power=1.0):
+    def __init__(self, pretrained=False, power: float = 1.0):
         super().__init__()
         self.power = power
         self.scale = nn.Parameter(torch.ones(3))
