@@ -121,7 +121,7 @@ def test_labels_past_the_first_word_count():
     assert relevance(query, database).tolist() == [[True, False, True, False]]
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("pairs", [1, 2, 7, 64, 200, 1000])
 @pytest.mark.parametrize("kind", ["classes", "bool"])
 def test_histograms_do_not_depend_on_the_tile(monkeypatch, pairs, kind):
     rng = np.random.default_rng(5)
@@ -437,6 +437,7 @@ CLASSES = np.arange(3)
         ((CODES, CODES, np.eye(3), np.eye(3, 4)), DataError, "(3, 3) and database labels (3, 4)"),
         ((CODES, CODES, CLASSES / 2, CLASSES), DataError, "query labels are float64 (3,)"),
         ((CODES, CODES, CLASSES > 1, CLASSES), DataError, "query labels are bool (3,)"),
+        ((CODES, CODES, np.int64(1), CLASSES), DataError, "query labels are int64 ()"),
         ((CODES, CODES, np.eye(3), 2 * np.eye(3)), DataError, "database labels are float64 (3, 3)"),
         ((CODES, CODES, np.eye(3), 2 * np.eye(3, dtype=int)), DataError, "database labels are int64 (3, 3)"),
         ((CODES, CODES, np.eye(3), np.full((3, 3), np.nan)), DataError, "database labels are float64 (3, 3)"),

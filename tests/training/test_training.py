@@ -33,8 +33,9 @@ TINY |= {"query": "per-class:2", "train": "per-class:6", "database": "rest"}
 
 
 def make(seed=0, bits=12, augment=None, head=None, loss=None, **optimization):
-    settings = {"epochs": 2, "batch_size": 20, "precision": "float32"} | optimization
-    changes = {"optimization": settings, "augment": augment or {}, "head": head or {}, "loss": loss or {}}
+    settings = {"epochs": 2, "batch_size": 20, "lr": 1e-3, "precision": "float32"} | optimization
+    augment = {"flip": True, "plain_epochs": 3} | (augment or {})  # the method's own may refuse a frozen backbone
+    changes = {"optimization": settings, "augment": augment, "head": head or {}, "loss": loss or {}}
     return make_recipe("dsbh", bits=bits, dataset="cifar10", protocol="tiny", seed=seed, changes=changes)
 
 
