@@ -29,7 +29,7 @@ from hashzoo.zoo.card import write_card
 from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.published_codes import FILE as CODES_FILE
 from hashzoo.zoo.published_codes import PublishedCodes, read_codes, write_codes
-from hashzoo.zoo.results import Health, Repeat, ResultRow, Results
+from hashzoo.zoo.results import Health, Repeat, ResultRow, Results, repeats_of
 
 PRECISION_AT = (1, 10, 100, 1000)
 PRECISION: Precision = "float32"  # of the network
@@ -208,7 +208,11 @@ def write_results(folder: str | Path, row: ResultRow, published: PublishedCodes)
     rows = tuple(old for old in results.rows if old.protocol != row.protocol)
     first = row.protocol == results.training.protocol
     rows = (row, *rows) if first else (*rows, row)
-    write_text(folder / "results.json", results.model_copy(update={"rows": rows}).model_dump_json(indent=1) + "\n")
+    repeats = repeats_of(results.training, rows[0], results.repeats)  # those of an older recipe or copy go
+    write_text(
+        folder / "results.json",
+        results.model_copy(update={"rows": rows, "repeats": repeats}).model_dump_json(indent=1) + "\n",
+    )
     if first:  # the card's number is the one whose codes are kept
         write_codes(folder / CODES_FILE, published)
         plot_curves(folder / "pr-curve.png", row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -128,8 +128,23 @@ class Spread(Schema):
         return f"{self.mean:.4f} ± {self.deviation:.4f}"
 
 
-def spread_of(rows: Sequence[ResultRow]) -> Spread | None:
-    """Measure mAP over the seeds of rows that differ in nothing else; None for a single one."""
+def repeats_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat]) -> tuple[Repeat, ...]:
+    """Those repeats that differ from a result in the seed alone; others are of an older recipe or another copy of the data.
+
+    The recipe is told by the protocol, the epochs and whether the backbone was frozen, the data by its copy and lists.
+    """
+
+    def facts(training: TrainingFacts, row: ResultRow) -> tuple[object, ...]:
+        trained = (training.protocol, training.data_copy, training.epochs, training.frozen)
+        return (*trained, row.bits, row.protocol, row.list_sha256, row.top_k, row.data_copy)
+
+    wanted = facts(training, row)
+    return tuple(item for item in repeats if item.row.seed != row.seed and facts(item.training, item.row) == wanted)
+
+
+def spread_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat]) -> Spread | None:
+    """Measure mAP over the seeds of a result and of `repeats_of` it; None where there is one seed."""
+    rows = [row, *(repeat.row for repeat in repeats_of(training, row, repeats))]
     if len(rows) < 2:
         return None
     maps = [row.map for row in rows]
@@ -152,9 +167,5 @@ class Results(Schema):
     repeats: tuple[Repeat, ...] = ()
 
     def spread(self) -> Spread | None:
-        """Mean and standard deviation over the seeds of the first row and the repeats; None where there is one seed.
-
-        Repeats that were measured on another copy of the data do not count.
-        """
-        rows = [*self.rows[:1], *(repeat.row for repeat in self.repeats)]
-        return spread_of([row for row in rows if row.data_copy == rows[0].data_copy])
+        """Mean and standard deviation over the seeds of the first row and the repeats, see `spread_of`."""
+        return spread_of(self.training, self.rows[0], self.repeats) if self.rows else None

@@ -159,7 +159,7 @@ ties. Data: {row.data_copy}.
 
 def _cells(entry: Entry) -> list[str]:
     row, training = entry.row, entry.training
-    spread = spread_of([run.row for run in entry.runs])
+    spread = spread_of(training, row, entry.repeats)
     return [
         f"[`{row.model}`](../model_cards/{row.model}/README.md)",
         str(row.bits),

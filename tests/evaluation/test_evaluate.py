@@ -12,8 +12,10 @@ from hashzoo.config import read_json
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation import evaluate, write_repeat, write_results
+from hashzoo.files import write_text
 from hashzoo.training import make_recipe, train
-from hashzoo.zoo.results import Results
+from hashzoo.zoo.results import Repeat, Results
+from hashzoo.zoo.table import page, read_entries
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
 UNSEEN = Protocol(name="tiny-unseen", unseen=3, **SPLITS)
@@ -123,7 +125,17 @@ def test_seeds_of_a_model(run, tiny_pool):
     ):
         write_repeat(folders[0], folders[1], other)
     write_results(folders[0], *evaluate(folders[0], pool=dataclasses.replace(tiny_pool, images=tiny_pool.images[::-1])))
-    assert read_json(Results, folders[0] / "results.json").spread() is None
+    changed = read_json(Results, folders[0] / "results.json")
+    assert (changed.spread(), changed.repeats) == (None, ())
+    # nor are those of a file that kept them, on the card and in the table
+    older = [repeat.training.model_copy(update={"epochs": 7}) for repeat in results.repeats]
+    runs = [Repeat(training=facts, row=repeat.row) for facts, repeat in zip(older, results.repeats, strict=True)]
+    for repeats, row in ((runs, results.rows[0]), (results.repeats, changed.rows[0])):
+        mixed = results.model_copy(update={"rows": (row,), "repeats": tuple(repeats)})
+        write_text(folders[0] / "results.json", mixed.model_dump_json())
+        assert mixed.spread() is None
+        (line,) = [line for line in page(read_entries(folders[0].parent)).splitlines() if f"[`{row.model}`]" in line]
+        assert "±" not in line
     facts = json.loads((folders[2] / "results.json").read_text())
     facts["training"]["data_copy"] = "lossless"
     (folders[2] / "results.json").write_text(json.dumps(facts))
