@@ -48,6 +48,20 @@ def dataset_names() -> list[str]:
     return sorted(_specs())
 
 
+def public_name(name: str) -> str:
+    """What a data set is called in files that may be published: its name, or its folder's without the way there.
+
+    A folder is never called as a data set that hashzoo knows, whose terms and splits it need not have.
+
+    >>> [public_name(name) for name in ("cifar10", "/home/me/pictures/", "/home/me/cifar10")]
+    ['cifar10', 'pictures', 'cifar10-folder']
+    """
+    if name in _specs():
+        return name
+    folder = Path(name).resolve().name
+    return f"{folder}-folder" if folder in _specs() else folder
+
+
 def default_protocol(name: str) -> str:
     """The protocol of a named data set; "split" for a folder.
 
@@ -62,7 +76,7 @@ class ImagePool:
     """All images of a data set in a fixed order, still encoded, with their labels.
 
     Attributes:
-        name: of the data set.
+        name: of the data set, see `public_name`.
         images: encoded files, one bytes object an image.
         labels: int64 (N,), or bool (N, C) where the label column holds lists.
         classes: C names.
@@ -202,7 +216,12 @@ def open_pool(name: str) -> ImagePool:
         classes = tuple(sorted(set(labels)))
         labels = np.searchsorted(classes, labels).tolist()
     return ImagePool(
-        name, images, _label_array(labels, classes), classes or _names(labels), bounds, spec.side if spec else None
+        public_name(name),
+        images,
+        _label_array(labels, classes),
+        classes or _names(labels),
+        bounds,
+        spec.side if spec else None,
     )
 
 

@@ -20,6 +20,7 @@ from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.data import ImagePool, Lists, backbone_features, get_protocol, make_lists, open_pool
+from hashzoo.data.datasets import public_name
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
@@ -67,7 +68,7 @@ def evaluate(
             f"{config.name} was trained under {results.training.protocol} and may have seen the classes that {rule.name} "
             f"keeps out of training; train it under {rule.name}."
         )
-    pool = pool or open_pool(config.dataset if rule.dataset == "*" else rule.dataset)
+    pool = pool or open_pool(_dataset(folder, config) if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
     for dataset, name in ((config.dataset, results.training.protocol), *results.training.seen):
         if dataset != pool.name or name == rule.name:
@@ -99,6 +100,16 @@ def evaluate(
         commit=machine.commit(),
     )
     return row, published
+
+
+def _dataset(folder: Path, config: ModelConfig) -> str:
+    """The model's data set, as the recipe of the run says it, beside the model's folder, where that is the run's."""
+    try:
+        run = tomllib.loads((folder.parent / "recipe.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return config.dataset
+    ours = run.get("name") == config.name and public_name(str(run.get("dataset"))) == config.dataset
+    return str(run["dataset"]) if ours else config.dataset
 
 
 def encode_protocol(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hashzoo import machine
 from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.data import ImagePool, get_protocol, make_lists, open_pool
+from hashzoo.data.datasets import public_name
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.files import replacing, write_text
 from hashzoo.hookspecs import HashOutput
@@ -363,14 +364,14 @@ def start_backbone(model: HashModel, recipe: Recipe) -> tuple[str, tuple[tuple[s
         )
     history = ((source.config.dataset, trained.protocol), *trained.seen)
     for dataset, protocol in history:
-        if dataset == recipe.dataset and protocol != recipe.protocol:
+        if dataset == public_name(recipe.dataset) and protocol != recipe.protocol:
             raise ConfigError(
                 f"{recipe.init} was trained under {protocol} and may have seen queries of {recipe.protocol}; "
                 "start from a model trained under the same protocol or on other data."
             )
     model.backbone.load_state_dict(source.backbone.state_dict())
     words = f"from the backbone of {source.name} (weights {source.config.weights_sha256[:12]})"
-    return words, tuple(pair for pair in history if pair != (recipe.dataset, recipe.protocol))
+    return words, tuple(pair for pair in history if pair != (public_name(recipe.dataset), recipe.protocol))
 
 
 def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, facts: TrainingFacts) -> Path:
@@ -390,7 +391,7 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
         head=recipe.head,
         quantizer=recipe.quantizer,
         preprocess=recipe.preprocess,
-        dataset=recipe.dataset,
+        dataset=pool.name,
         classes=pool.classes,
         multi_label=pool.labels.ndim == 2,
         weights_sha256="0" * 64,
@@ -399,7 +400,9 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one
     save_folder(partial, model, config)
-    write_text(partial / "recipe.toml", recipe_toml(recipe))
+    write_text(
+        partial / "recipe.toml", recipe_toml(recipe.model_copy(update={"dataset": pool.name}))
+    )  # it is published
     write_probe(partial, open_folder(partial))  # of the weights as stored
     write_text(partial / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
     return partial.rename(folder)

@@ -159,7 +159,7 @@ def test_a_folder_of_parquet_files(tmp_path, write_split, tiny_pool):
     for split in ("train", "test"):
         root = write_split(split, folder="mine", image="image")
     pool = open_pool(str(root / "mine"))
-    assert pool.images == tiny_pool.images
+    assert (pool.images, pool.name) == (tiny_pool.images, "mine")  # never the way there
     assert (pool.side, pool.classes, pool.bounds["test"]) == (None, tiny_pool.classes, (120, 160))
     assert pool.license is None
 

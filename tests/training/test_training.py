@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from hashzoo.cli import app
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, UnknownNameError
-from hashzoo.evaluation.evaluate import encode_protocol, evaluate
+from hashzoo.evaluation.evaluate import encode_protocol, evaluate, write_results
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
@@ -889,3 +890,21 @@ def test_a_batch_that_cannot_be_shared_evenly(run, monkeypatch):
     monkeypatch.setattr(loop, "Accelerator", Three)
     with pytest.raises(ConfigError, match="A batch of 20 cannot be shared by 3 processes; start a number"):
         run("three", make())
+
+
+def test_no_path_of_a_data_set_is_published(tmp_path, tiny_pool, monkeypatch):
+    """A folder's name stands for it in the model's files; the run's own recipe says where it lies, for those who measure."""
+    recipe = make().model_copy(update={"dataset": str(tmp_path / "private" / "pictures"), "protocol": "split"})
+    pool = dataclasses.replace(tiny_pool, name="pictures")
+    asked = []
+    monkeypatch.setattr("hashzoo.training.loop.open_pool", lambda name: asked.append(name) or pool)
+    monkeypatch.setattr(
+        sys.modules["hashzoo.evaluation.evaluate"], "open_pool", lambda name: asked.append(name) or pool
+    )
+    folder = loop.train(recipe, tmp_path / "run", device="cpu")
+    write_results(folder, *evaluate(folder))
+    assert asked == [recipe.dataset] * 2
+    assert read_recipe(tmp_path / "run" / "recipe.toml") == recipe
+    assert read_recipe(folder / "recipe.toml").dataset == "pictures"
+    for path in folder.iterdir():
+        assert b"private" not in path.read_bytes(), path
