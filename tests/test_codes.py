@@ -121,6 +121,8 @@ def test_equality_is_of_the_bits_and_of_all_that_is_known_of_them():
     assert codes != random_codes(model="other")
     assert codes != random_codes(rows=4)
     assert codes != "codes"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        codes.model = "other"
     zeros = np.zeros((2, 2), np.uint8)
     assert Codes(zeros, 12) != Codes(zeros, 13)
     flipped = codes.packed.copy()

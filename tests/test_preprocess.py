@@ -89,7 +89,8 @@ def test_wrong_arrays(array):
     [
         torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(1, 4, 4, dtype=torch.uint8),
         torch.zeros(4, 4, 3, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.uint8),
-        torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8),
+        torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 3, 4, 4, dtype=torch.uint8),
+        torch.zeros(3, 0, 4, dtype=torch.uint8),
     ],
     ids=lambda tensor: f"{tensor.dtype}{tuple(tensor.shape)}",
 )  # fmt: skip
@@ -323,20 +324,22 @@ def test_every_shape_fits(fit, size, shape):
     assert (fitted == 77).all()  # no border of another colour comes in
 
 
+@pytest.mark.parametrize("size", [(32, 32), (16, 64), (64, 16)])
 @pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
-def test_extreme_shapes_are_not_blown_up(monkeypatch, shape):
-    largest, resize = [], rooms.F.resize
+def test_extreme_shapes_are_not_blown_up(monkeypatch, shape, size):
+    resized, resize = [], rooms.F.resize
 
     def watched(image, size, *arguments, **options):
-        largest.append(max(size))
+        resized.append(size)
         return resize(image, size, *arguments, **options)
 
     monkeypatch.setattr(rooms.F, "resize", watched)
     image = torch.zeros(3, *shape, dtype=torch.uint8)
     image[:, shape[0] // 2 - 20 : shape[0] // 2 + 20, shape[1] // 2 - 20 : shape[1] // 2 + 20] = 200
-    fitted = Preprocess(PreprocessConfig(size=(32, 32))).fit(image)
+    fitted = Preprocess(PreprocessConfig(size=size)).fit(image)
     assert (fitted == 200).all()  # the middle
-    assert largest[0] <= 32 * 16
+    ((rows, columns),) = resized
+    assert rows <= 16 * size[0] and columns <= 16 * size[1]
 
 
 def test_a_batch_fits_as_its_images_do(photo):
@@ -365,3 +368,8 @@ def test_the_whole_way(tmp_path, photo, encoded):
     out = Preprocess(config)([Path(tmp_path / "a.png"), photo(50, 70)])
     assert out.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(out[0].permute(1, 2, 0).numpy(), photo(32, 32) / 255, atol=1e-6)
+
+
+def test_the_hash_is_the_one_that_indexes_on_disk_have():
+    assert Preprocess(PreprocessConfig(size=(32, 48))).hash == "ba2b71ec793415fd"
+    assert Preprocess(PreprocessConfig(size=(48, 32))).hash != Preprocess(PreprocessConfig(size=(32, 48))).hash

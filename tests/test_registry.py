@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import sys
@@ -44,6 +45,9 @@ def test_a_good_plugin(good):
     assert type(built).__module__ == "zoo_good.head"
     assert built.bits == 48
     assert found.clashes() == {}
+    for value in (plugin, component):  # shared by all who ask
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            value.name = "bad"
 
 
 def test_every_kind_has_its_hook(site):
@@ -57,6 +61,9 @@ def test_every_kind_has_its_hook(site):
     assert len(HOOKS) == 5
     for kind in HOOKS:
         assert found.get(kind, f"a-{kind}")[0].kind == kind
+    for kind in HOOKS.keys() - {"method"}:
+        with pytest.raises(PluginError, match="AttributeError"):  # an attribute of the module, not a file beside it
+            found.get(kind, f"a-{kind}")[0].load()
 
 
 def test_a_method_is_a_file_of_its_package(site):
@@ -69,6 +76,8 @@ def test_a_method_is_a_file_of_its_package(site):
     message = r"^The method 'gone' of package zoo-method cannot be imported from 'zoo_method:gone.toml' "
     with pytest.raises(PluginError, match=message):
         found.get("method", "gone")[0].load()
+    base = found.get("method", "mine")[0].beside("base.toml")
+    assert (base.name, base.target) == ("mine", "zoo_method:base.toml")
 
 
 BROKEN = {
@@ -234,6 +243,7 @@ def test_families(site):
     for name in ("wide/deep", "zoo-a/wide/deep"):
         assert found.get("head", name)[1] == {"model": "deep"}
     assert found.build("head", "wide/deep.v2/x", bits=8).model == "deep.v2/x"
+    assert found.get("head", "wide/x")[1] == {"model": "x"}
     for name in ("wide", "wide/", "wider/deep", "deep", "zoo-b/wide/deep"):
         with pytest.raises(UnknownNameError, match=f"No head is named '{name}'"):
             found.get("head", name)
