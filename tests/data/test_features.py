@@ -135,7 +135,7 @@ def test_arguments_and_buffers(own_cache, tiny_pool):
             model.backbone.shift.fill_(value)
             is_its_own(model, tiny_pool)
     assert len(list(own_cache.iterdir())) == 4
-    for args in ({"pool": True}, {"pool": False}, {"pool": True, "global_pool": "max"}):
+    for args in ({"pool": True}, {"pool": False}, {"pool": True, "output_stride": 8}):
         is_its_own(with_backbone("timm/resnet18", (64, 64), **args), tiny_pool)
 
 
