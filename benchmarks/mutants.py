@@ -44,10 +44,10 @@ def mutants(source: str, seed: int) -> Iterator[str]:
     random.Random(seed).shuffle(places)
     known = {ast.dump(parsed)}
     for operator, number in places:
-        changed = mutate_code(source, operator, number)
         try:
+            changed = mutate_code(source, operator, number)
             meaning = ast.dump(ast.parse(changed))
-        except SyntaxError:
+        except (AttributeError, SyntaxError):  # cosmic-ray stumbles over an exception that is named with a dot
             continue
         if meaning not in known:
             known.add(meaning)

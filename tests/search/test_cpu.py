@@ -98,6 +98,15 @@ def test_all_rows_within_a_radius(bits, rows, count, radius, kind, kept, seed, s
         np.testing.assert_array_equal(found[here], expected[query][near])
 
 
+def test_an_error_in_a_thread_comes_through(monkeypatch, many_parts):
+    def broken(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(cpu, "_top_k", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        cpu.top_k(make("uniform", 40, 64, seed=1), cpu.hold(make("uniform", 2000, 64, seed=2)), 3, threads=3)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "clustered", "equal"])
 @pytest.mark.parametrize("bits", [12, 64, 256])
 def test_large_k_over_many_rows(kind, bits):

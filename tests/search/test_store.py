@@ -167,6 +167,15 @@ def test_append_refuses_what_does_not_fit(tmp_path, other, message):
     assert names(tmp_path) == ["part-00000.parquet"]
 
 
+@pytest.mark.parametrize("ids", [[3, 5], [5], [7], [9], [9, 12], [3, 7, 12]])
+def test_append_refuses_an_id_that_any_part_has(tmp_path, ids):
+    store.append(tmp_path, make(3), ids=[9, 5, 7])
+    with pytest.raises(CodesError, match="already has id [579]; give new items ids of their own"):
+        store.append(tmp_path, make(len(ids)), ids=ids)
+    store.append(tmp_path, make(4), ids=[6, 12, 3, 8])
+    assert store.contents(tmp_path).ids.tolist() == [9, 5, 7, 6, 12, 3, 8]
+
+
 def test_append_refuses_to_count_beyond_int64(tmp_path):
     store.append(tmp_path, make(1), ids=[2**63 - 1])
     with pytest.raises(CodesError, match="fit in int64"):
@@ -548,8 +557,10 @@ def test_a_reader_never_fails_while_parts_go(tmp_path):
         store.append(tmp_path, make(4, 64))
     kept = list(range(3, 120, 4))  # of the first half of the parts one item each is kept, the others empty
     code = """
+import time
 for first in range(0, 240, 4):
     store.remove(sys.argv[1], range(first, first + 3 + (first >= 120)))
+    time.sleep(0.02)  # the reader has its turns on a busy machine too
 """
     counts = []
     with start(code, tmp_path) as writer:
