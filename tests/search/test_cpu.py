@@ -126,6 +126,13 @@ def test_a_sample_that_misleads(k):
     agree(query, base, k)
 
 
+def test_candidates_that_fill_their_room_lose_none():
+    """Each row is as near as the one before or nearer, so that all are candidates; room is for 3 k + 1,024 of them."""
+    for rows in range(1050, 1065):
+        base = pack(np.arange(1024)[None] < 600 - np.arange(rows)[:, None] // 2)
+        agree(np.zeros((1, 128), np.uint8), base, 10)
+
+
 @pytest.mark.parametrize("nearer", [True, False])
 def test_a_base_that_gets_nearer_or_farther_row_by_row(nearer):
     base = pack(np.arange(1024)[None] < np.arange(1024, -1, -1)[:, None])

@@ -156,6 +156,7 @@ def test_stray_partial_files_are_ignored_and_swept_up(tmp_path):
         ({"codes": make(2), "ids": [7, 1]}, "already has id 1; give new items ids of their own"),
         ({"codes": make(2), "ids": [7, 7]}, "Id 7 is there more than once"),
         ({"codes": make(2), "paths": ["a"]}, "list of 2 paths"),
+        ({"codes": make(2), "paths": list("abc")}, "list of 2 paths"),
         ({"codes": make(2), "sizes": [1]}, "2 codes need 2 whole numbers"),
         ({"codes": make(2), "mtimes_ns": [1.5, 2.5]}, "2 codes need 2 whole numbers, not float64"),
     ],
@@ -170,7 +171,7 @@ def test_append_refuses_what_does_not_fit(tmp_path, other, message):
 @pytest.mark.parametrize("ids", [[3, 5], [5], [7], [9], [9, 12], [3, 7, 12]])
 def test_append_refuses_an_id_that_any_part_has(tmp_path, ids):
     store.append(tmp_path, make(3), ids=[9, 5, 7])
-    with pytest.raises(CodesError, match="already has id [579]; give new items ids of their own"):
+    with pytest.raises(CodesError, match=r"already has id [579]; give new items ids of their own"):
         store.append(tmp_path, make(len(ids)), ids=ids)
     store.append(tmp_path, make(4), ids=[6, 12, 3, 8])
     assert store.contents(tmp_path).ids.tolist() == [9, 5, 7, 6, 12, 3, 8]
@@ -239,7 +240,7 @@ def test_a_truncated_part_is_refused_by_name(tmp_path):
     whole = path.read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(CodesError, match=r"part-00001.parquet cannot be read .*restore it from a copy"):
+        with pytest.raises(CodesError, match=r"part-00001.parquet cannot be read \(.+\); restore it from a copy"):
             Index.open(tmp_path)
 
 
