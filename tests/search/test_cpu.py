@@ -126,6 +126,12 @@ def test_a_sample_that_misleads(k):
     agree(query, base, k)
 
 
+def test_hits_are_told_before_memory_is_taken_for_them():
+    base, told = make("uniform", 300, 64, seed=1), []
+    cpu.within(base[:2], cpu.hold(base), 64, check=told.append)
+    assert told == [600]
+
+
 def test_candidates_that_fill_their_room_lose_none():
     """Each row is as near as the one before or nearer, so that all are candidates; room is for 3 k + 1,024 of them."""
     for rows in range(1050, 1065):

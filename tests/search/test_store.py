@@ -155,6 +155,8 @@ def test_stray_partial_files_are_ignored_and_swept_up(tmp_path):
         ({"codes": make(2), "preprocess": "abc"}, "and preprocessing abc; write them to a folder of their own"),
         ({"codes": make(2), "ids": [7, 1]}, "already has id 1; give new items ids of their own"),
         ({"codes": make(2), "ids": [7, 7]}, "Id 7 is there more than once"),
+        ({"codes": make(2), "ids": [7]}, r"2 codes need ids of shape \(2,\), not \(1,\)"),
+        ({"codes": make(2), "ids": [7, 8, 9]}, r"2 codes need ids of shape \(2,\), not \(3,\)"),
         ({"codes": make(2), "paths": ["a"]}, "list of 2 paths"),
         ({"codes": make(2), "paths": list("abc")}, "list of 2 paths"),
         ({"codes": make(2), "sizes": [1]}, "2 codes need 2 whole numbers"),
