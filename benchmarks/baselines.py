@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from hashzoo.config import read_json
+from hashzoo.config import read_json, validate
 from hashzoo.data import ImagePool, get_protocol, open_pool
 from hashzoo.evaluation import evaluate
 from hashzoo.files import replacing
 from hashzoo.registry import registry
 from hashzoo.training import Recipe, make_recipe, read_recipe, train
+from hashzoo.training.recipe import merge
 from hashzoo.zoo.index import shipped_folder
 from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
 from hashzoo.zoo.table import read_entries
@@ -98,10 +99,8 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
 
 def whole_recipe(variant: str, seed: int) -> Recipe:
     """The recipe of a cell of `--whole`."""
-    recipe = read_recipe(shipped_folder() / WHOLE[variant] / "recipe.toml")
-    changes = recipe.model_dump(include={"optimization", "augment"}) | ABLATIONS[variant][1]
-    facts = recipe.model_dump(include={"method", "bits", "dataset", "protocol"})
-    return make_recipe(**facts, seed=seed, changes=changes)
+    recipe = read_recipe(shipped_folder() / WHOLE[variant] / "recipe.toml").model_dump(exclude_none=True)
+    return validate(Recipe, merge(recipe, ABLATIONS[variant][1]) | {"seed": seed}, variant)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

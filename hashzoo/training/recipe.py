@@ -155,8 +155,8 @@ def make_recipe(
         layers.insert(0, tomllib.loads(component.beside(base).load()))
     for layer in layers:
         special = layer.pop("dataset", {}).get(dataset, {})
-        data = _merge(_merge(data, layer), special)
-    data = _merge(data, changes or {})
+        data = merge(merge(data, layer), special)
+    data = merge(data, changes or {})
     for kind in COMPONENTS:
         ref = data.get(kind)
         if isinstance(ref, dict) and isinstance(ref.get("name"), str):
@@ -207,13 +207,13 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Lay `changes` over `base`, table by table."""
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Lay `changes` over `base`, table by table; a component replaced by another starts without the other's `args`."""
     merged = dict(base)
     old: Any
     for key, value in changes.items():
         old = merged.get(key)
         tables = isinstance(old, dict) and isinstance(value, dict)
         replaced = tables and key in COMPONENTS and value.get("name", old["name"]) != old["name"]
-        merged[key] = _merge(old, value) if tables and not replaced else value
+        merged[key] = merge(old, value) if tables and not replaced else value
     return merged
