@@ -62,6 +62,11 @@ def public_name(name: str) -> str:
     return f"{folder}-folder" if folder in _specs() else folder
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether a data set can be opened without a download: a folder, or in one of those that `$HASHZOO_DATA` lists."""
+    return any(path.is_dir() for path in (*local_data(name), Path(name)))
+
+
 def default_protocol(name: str) -> str:
     """The protocol of a named data set; "split" for a folder.
 
@@ -118,6 +123,15 @@ class ImagePool:
         for row, position in enumerate(positions):
             out[row] = fit(read_image(self.images[position]))
         return out
+
+    def count_in(self, positions: NDArray[np.int64], other: ImagePool, others: NDArray[np.int64]) -> int:
+        """How many of the images at `positions` have the same pixels as one of another pool's at `others`."""
+        if self.side and other.side and self.side != other.side:
+            return 0
+        there = {hashlib.sha256(read_image(other.images[row]).numpy().tobytes()).digest() for row in others}
+        return sum(
+            hashlib.sha256(read_image(self.images[row]).numpy().tobytes()).digest() in there for row in positions
+        )
 
     @property
     def license(self) -> str | None:

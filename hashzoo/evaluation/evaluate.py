@@ -19,8 +19,8 @@ from rich.progress import track
 from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json
-from hashzoo.data import ImagePool, Lists, backbone_features, get_protocol, make_lists, open_pool
-from hashzoo.data.datasets import public_name
+from hashzoo.data import ImagePool, Lists, Protocol, backbone_features, get_protocol, make_lists, open_pool
+from hashzoo.data.datasets import is_at_hand, public_name
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation.plots import plot_curves
 from hashzoo.files import write_text
@@ -70,14 +70,7 @@ def evaluate(
         )
     pool = pool or open_pool(_dataset(folder, config) if rule.dataset == "*" else rule.dataset)
     lists = make_lists(rule, pool)
-    for dataset, name in ((config.dataset, results.training.protocol), *results.training.seen):
-        if dataset != pool.name or name == rule.name:
-            continue
-        if seen := len(np.intersect1d(make_lists(get_protocol(name), pool).train, lists.query)):
-            raise DataError(
-                f"{config.name} was trained, under {name}, on {seen:,} of the {len(lists.query):,} queries of "
-                f"{rule.name}; train it under {rule.name}."
-            )
+    _refuse_seen_queries(folder, config, results, pool, rule, lists)
     model = open_folder(folder).to(device).to(memory_format=torch.channels_last)
     began = time.monotonic()
     cached = results.training.frozen
@@ -100,6 +93,31 @@ def evaluate(
         commit=machine.commit(),
     )
     return row, published
+
+
+def _refuse_seen_queries(
+    folder: Path, config: ModelConfig, results: Results, pool: ImagePool, rule: Protocol, lists: Lists
+) -> None:
+    """Refuse a model that was trained on queries, told by their pixels where the data set has another name.
+
+    A data set that this machine does not hold, and that the model only names, cannot be looked at.
+    """
+    history = ((_dataset(folder, config), results.training.protocol), *results.training.seen)
+    for dataset, name in history:
+        if public_name(dataset) == pool.name:
+            if name == rule.name:
+                continue
+            seen = len(np.intersect1d(make_lists(get_protocol(name), pool).train, lists.query))
+        elif is_at_hand(dataset):
+            other = open_pool(dataset)
+            seen = pool.count_in(lists.query, other, make_lists(get_protocol(name), other).train)
+        else:
+            continue
+        if seen:
+            raise DataError(
+                f"{config.name} was trained, on {public_name(dataset)} under {name}, on {seen:,} of the {len(lists.query):,} "
+                f"queries of {rule.name}; train it under {rule.name}."
+            )
 
 
 def _dataset(folder: Path, config: ModelConfig) -> str:

@@ -13,6 +13,7 @@ from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.files import write_text
+from hashzoo.preprocess import read_image
 from hashzoo.training import make_recipe, train
 from hashzoo.zoo.results import Repeat, Results
 from hashzoo.zoo.table import page, read_entries
@@ -47,6 +48,27 @@ def test_classes_never_seen(run, tiny_pool):
     assert evaluate(folder, "tiny", pool=tiny_pool)[0].queries == 40  # with other protocols there is nothing to hide
 
 
+def test_queries_in_a_folder_of_another_name_are_told_by_their_pixels(run, tmp_path, tiny_pool, encoded, monkeypatch):
+    """A folder of one's own holds three of the queries, in another encoding: training on it counts as training on them."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    lists = make_lists(Protocol(name="tiny", **SPLITS), tiny_pool)
+    for split, rows in (("train", [*lists.query[:3], *lists.train[:27]]), ("test", lists.train[30:40])):
+        for row in rows:
+            path = tmp_path / "pictures" / split / tiny_pool.classes[tiny_pool.labels[row]] / f"{row}.webp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(read_image(tiny_pool.images[row]).permute(1, 2, 0).numpy(), "WEBP", lossless=True))
+    changes = {"optimization": {"epochs": 1, "batch_size": 20, "precision": "float32"}}
+    recipe = make_recipe("dsbh", bits=12, dataset=str(tmp_path / "pictures"), protocol="split", changes=changes)
+    folder = train(recipe, tmp_path / "run", device="cpu")
+    evaluate(folder)
+    with pytest.raises(
+        DataError, match="trained, on pictures under split, on 3 of the 40 queries of tiny; train it under"
+    ):
+        evaluate(folder, "tiny", pool=tiny_pool)
+
+
 def test_a_model_that_may_have_seen_the_classes_is_refused(run, tiny_pool):
     folder = run("tiny")
     message = (
@@ -67,7 +89,7 @@ def test_a_model_is_not_asked_for_what_it_was_trained_on(run, tiny_pool, monkeyp
     lists = make_lists(protocols._protocols()["tiny-drawn"], tiny_pool)
     seen = sum(position < 120 for position in lists.query)
     assert 0 < seen < 20
-    message = f"trained, under tiny, on {seen} of the 20 queries of tiny-drawn; train it under tiny-drawn"
+    message = f"trained, on cifar10 under tiny, on {seen} of the 20 queries of tiny-drawn; train it under tiny-drawn"
     with pytest.raises(DataError, match=message):
         evaluate(folder, "tiny-drawn", pool=tiny_pool)
 

@@ -144,7 +144,8 @@ loop.train(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, run, tiny_pool, start_python, frozen):
-    recipe = make(epochs=3, ema=0.9, validate_share=0.1, keep="best", **(FROZEN if frozen else {}))
+    more = {**FROZEN, "keep": "best"} if frozen else {}
+    recipe = make(epochs=3, ema=0.9, validate_share=0.1, **more)
     expected = weights(run("whole", recipe))
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
     (tmp_path / "tiny.pickle").write_bytes(pickle.dumps((TINY, tiny_pool)))
