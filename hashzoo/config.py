@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.errors import ConfigError, short
+from hashzoo.files import read, read_json_value
 
 FORMAT = 1
 MAX_ITEMS, MAX_TEXT = 64, 1000  # of a component's args: values in a list, characters of a text
@@ -54,7 +55,7 @@ class ComponentRef(Schema):
         return args
 
 
-Side = Annotated[int, Field(ge=8, le=4096)]  # of an input image, pixels
+Side = Annotated[int, Field(ge=8, le=1024)]  # of an input image, pixels
 Channels = tuple[float, float, float]
 
 
@@ -74,6 +75,9 @@ class PreprocessConfig(Schema):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
+
+
+Classes = Annotated[tuple[Annotated[str, Field(max_length=512)], ...], Field(max_length=1 << 16)]
 
 
 class BackboneSource(Schema):
@@ -103,7 +107,7 @@ class ModelConfig(Schema):
     quantizer: ComponentRef
     preprocess: PreprocessConfig
     dataset: str
-    classes: tuple[str, ...]
+    classes: Classes
     multi_label: bool = False
     dtype: Literal["float16", "float32"] = "float16"
     weights_sha256: Hash
@@ -141,16 +145,31 @@ def read_json(schema: type[S], path: str | os.PathLike[str]) -> S:
     Raises:
         ConfigError: the file is missing, is no JSON, or does not follow the schema.
     """
-    import json
+    path = Path(path)
+    try:
+        data = read_json_value(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; a model's folder needs it.") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({getattr(error, 'strerror', None) or error}).") from error
+    return validate(schema, data, str(path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or is no TOML.
+    """
+    import tomllib
 
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read(path).decode())
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing; a model's folder needs it.") from error
+        raise ConfigError(f"{path} is missing.") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON ({error}).") from error
-    return validate(schema, data, str(path))
+        raise ConfigError(f"{path} cannot be read as TOML ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def _is_small(value: object, depth: int = 2) -> bool:

@@ -286,12 +286,11 @@ class HashModel(nn.Module):
             push_to_hub_kwargs: for that method.
 
         Raises:
-            ConfigError: the model was not loaded from a folder, or `save_directory` holds a model already.
+            ConfigError: the model was not loaded from a folder, `save_directory` holds a model already, or a file of the
+                loaded folder is a link or no regular file.
             HubError: as `push_to_hub`.
         """
-        import shutil
-
-        from hashzoo.zoo.folder import save_folder
+        from hashzoo.zoo.folder import copy_others, save_folder
 
         if self.config is None or self.folder is None:
             raise ConfigError(
@@ -299,9 +298,7 @@ class HashModel(nn.Module):
             )
         saved = save_folder(save_directory, self, self.config)
         if saved.weights_sha256 == self.config.weights_sha256:
-            for path in self.folder.iterdir():
-                if path.is_file() and not (target := Path(save_directory, path.name)).exists():
-                    shutil.copyfile(path, target)
+            copy_others(self.folder, save_directory)
         return self.push_to_hub(repo_id or "", **push_to_hub_kwargs) if push_to_hub else None
 
     def push_to_hub(

@@ -139,7 +139,7 @@ def test_words_of_others_do_nothing(folder: Path, tmp_path: Path) -> None:
     """A terminal sees no control character of a config, of results, of file names, of codes, or of a plugin's metadata."""
     copy = shutil.copytree(shipped_folder() / MODEL, tmp_path / "zoo" / "[red]\x1b[31mzoo\n")
     config, results = (json.loads((copy / name).read_text()) for name in ("config.json", "results.json"))
-    config |= {"method": EVIL, "dataset": EVIL, "license": EVIL, "classes": [EVIL, *config["classes"]]}
+    config |= {"method": EVIL, "dataset": EVIL, "license": EVIL, "classes": [EVIL[:200], *config["classes"]]}
     row, training = results["rows"][0], results["training"]
     for facts, keys in ((row, ("protocol", "device", "commit")), (training, ("protocol", "init", "data_license"))):
         facts.update(dict.fromkeys(keys, EVIL))

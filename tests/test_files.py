@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashzoo.files import remove_partials, replacing, sha256, write_text
+from hashzoo.files import copy, opened, read, remove_partials, replacing, sha256, write_text
 
 
 @pytest.fixture
@@ -174,3 +174,63 @@ def test_sha256(tmp_path):
     large = bytes(range(256)) * 10_000
     path.write_bytes(large)
     assert sha256(path) == hashlib.sha256(large).hexdigest()
+
+
+# What is read
+
+
+def test_only_regular_files_are_read(tmp_path):
+    """Nothing else is waited for, emptied or followed."""
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read(tmp_path / "a.txt", links=False) == read(tmp_path / "link.txt") == b"words"
+    for name in ("device.txt", "pipe.txt", "."):
+        for reader in (read, sha256, lambda path: copy(path, tmp_path / "copy.txt", links=True)):
+            with pytest.raises(OSError, match="It is no regular file"):
+                reader(tmp_path / name)
+    for reader in (lambda path: read(path, links=False), lambda path: copy(path, tmp_path / "copy.txt")):
+        with pytest.raises(OSError, match="It is a link; put the file itself there"):
+            reader(tmp_path / "link.txt")
+    assert not (tmp_path / "copy.txt").exists()
+    copy(tmp_path / "a.txt", tmp_path / "copy.txt")
+    with pytest.raises(FileExistsError):
+        copy(tmp_path / "a.txt", tmp_path / "link.txt")
+
+
+def test_a_link_that_comes_to_a_files_place_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "a.txt").write_text("words")
+    before = os.open
+
+    def swapped(path, *arguments, **options):
+        (tmp_path / "a.txt").unlink()
+        (tmp_path / "a.txt").symlink_to("secret")
+        return before(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(OSError, match="symbolic links"), opened(tmp_path / "a.txt", links=False):
+        pass
+
+
+def test_no_file_is_larger_than_its_kind(tmp_path):
+    for name, limit in (("config.json", 1 << 20), ("results.json", 1 << 22), ("else.txt", 1 << 20)):
+        (tmp_path / name).write_bytes(bytes(limit))
+        assert len(read(tmp_path / name)) == limit
+        (tmp_path / name).write_bytes(bytes(limit + 1))
+        with pytest.raises(OSError, match=f"It has more than the {limit:,} bytes"):
+            read(tmp_path / name)
+    os.truncate(tmp_path / "config.json", 1 << 33)  # takes no room
+    for reader in (sha256, lambda path: copy(path, tmp_path / "copy")):
+        with pytest.raises(OSError, match="It has more than"):
+            reader(tmp_path / "config.json")
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_bytes(bytes(2 << 20))
+    monkeypatch.setattr("hashzoo.files._check", lambda path, status: None)
+    with pytest.raises(OSError, match="It has more than"):
+        read(tmp_path / "config.json")
+    with pytest.raises(OSError, match="It has more than"):
+        copy(tmp_path / "config.json", tmp_path / "recipe.toml")

@@ -45,7 +45,7 @@ def publish(
         plans = [publishing.plan(folder, repo)]
     reports = []
     for plan in plans:
-        done = publishing.push(plan, private=private, pr=pr) if push else None
+        done = publishing.push(plan, private=private, pr=pr, whole_zoo=all_models) if push else None
         reports.append(
             {"repo": plan.repo, "folder": plan.folder, "files": plan.states, "sizes": plan.sizes, "pushed": done}
         )

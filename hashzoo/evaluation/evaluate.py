@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from rich.progress import track
 
 from hashzoo import machine, metrics
 from hashzoo.codes import Codes
-from hashzoo.config import ModelConfig, read_json
+from hashzoo.config import ModelConfig, read_json, read_toml
 from hashzoo.data import ImagePool, Lists, Protocol, backbone_features, get_protocol, make_lists, open_pool
 from hashzoo.data.datasets import is_at_hand, public_name
 from hashzoo.errors import ConfigError, DataError
@@ -123,8 +122,8 @@ def _refuse_seen_queries(
 def _dataset(folder: Path, config: ModelConfig) -> str:
     """The model's data set, as the recipe of the run says it, beside the model's folder, where that is the run's."""
     try:
-        run = tomllib.loads((folder.parent / "recipe.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        run = read_toml(folder.parent / "recipe.toml")
+    except ConfigError:
         return config.dataset
     ours = run.get("name") == config.name and public_name(str(run.get("dataset"))) == config.dataset
     return str(run["dataset"]) if ours else config.dataset
@@ -256,7 +255,7 @@ def check_repeat(folder: str | Path, run: str | Path) -> None:
     """
     folder, run = Path(folder), Path(run)
     results, other = (read_json(Results, path / "results.json") for path in (folder, run))
-    ours, theirs = (tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")) for path in (folder, run))
+    ours, theirs = (read_toml(path / "recipe.toml") for path in (folder, run))
     if other.training.seed == results.training.seed:
         raise ConfigError(f"{run} has the seed of {folder}, {other.training.seed}; train it with another --seed.")
     differing = [key for key in sorted(ours | theirs) if key != "seed" and ours.get(key) != theirs.get(key)]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 
-from hashzoo.config import ModelConfig, read_json
+from hashzoo.config import ModelConfig, read_json, read_toml
 from hashzoo.errors import ConfigError
-from hashzoo.files import write_text
+from hashzoo.files import read, write_text
 from hashzoo.text import clean
 from hashzoo.zoo.index import describe
 from hashzoo.zoo.results import Results
@@ -32,7 +31,19 @@ def write_card(folder: str | Path) -> None:
     """Write README.md; what a person wrote outside the generated block stays."""
     folder = Path(folder)
     path = folder / "README.md"
-    write_text(path, render_card(folder, path.read_text(encoding="utf-8") if path.exists() else ""))
+    write_text(path, render_card(folder, read_card(path) if path.exists() else ""))
+
+
+def read_card(path: Path) -> str:
+    """Read a card.
+
+    Raises:
+        ConfigError: it is missing, too large, or no text.
+    """
+    try:
+        return read(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a card ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def render_card(folder: str | Path, old: str = "", source: str | None = None) -> str:
@@ -52,7 +63,7 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
     results = read_json(Results, folder / "results.json")
     if not results.rows:
         raise ConfigError(f"{folder} has no results yet; `hashzoo eval local-dir:{folder} --update` makes them.")
-    recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+    recipe = read_toml(folder / "recipe.toml")
     named = re.search(r'hashzoo\.load\("(hf-hub:[^"\s]+)"\)', old)
     environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
         trim_blocks=True,

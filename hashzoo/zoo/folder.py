@@ -12,12 +12,13 @@ from torch import Tensor
 
 from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.errors import ConfigError, WeightsError
-from hashzoo.files import replacing, sha256, write_text
+from hashzoo.files import LIMITS, copy, opened, replacing, sha256, write_text
 from hashzoo.model import HashModel
 from hashzoo.zoo.index import resolve, shipped_folder
 
 WEIGHTS = "model.safetensors"
 BACKBONE = "backbone."
+MAX_HEADER = 4 << 20  # bytes; a tensor takes about 120
 
 
 def stored_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
@@ -57,6 +58,26 @@ def save_folder(folder: str | os.PathLike[str], model: HashModel, config: ModelC
     return config
 
 
+def copy_others(folder: Path, target: str | os.PathLike[str]) -> None:
+    """Copy what a model's folder has beside the files that `save_folder` wrote to `target`.
+
+    Raises:
+        ConfigError: a file is a link out of the Hub's cache, or no regular file.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).resolve()
+    for name in LIMITS.keys() - {path.name for path in Path(target).iterdir()}:
+        path = folder / name
+        if cache in path.resolve().parents and cache in folder.resolve().parents:  # where every file is a link
+            path = path.resolve()
+        try:
+            if path.exists() or path.is_symlink():
+                copy(path, Path(target, name))
+        except OSError as error:
+            raise ConfigError(f"{folder / name} cannot be copied ({error.strerror}).") from error
+
+
 def open_folder(folder: str | Path) -> HashModel:
     """Build the model a folder holds, in evaluation mode on the CPU.
 
@@ -71,22 +92,42 @@ def open_folder(folder: str | Path) -> HashModel:
     if not path.exists():
         again = f"hashzoo train {folder / 'recipe.toml'} --out runs/{config.name}"
         raise WeightsError(f"{path} is missing; copy the model's folder again, or train it anew with `{again}`.")
-    if sha256(path) != config.weights_sha256:
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
+    if digest != config.weights_sha256:
         raise WeightsError(
             f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again."
         )
-    model = HashModel(
-        config.backbone, config.head, config.quantizer, bits=config.bits, preprocess=config.preprocess,
-        num_classes=len(config.classes), name=config.name,
-    )  # fmt: skip
+    outline = _outline(config)
+    model = _build(config) if outline is None else outline
     expected, tensors = model.state_dict(), dict[str, Tensor]()
     if config.backbone_from:
         tensors = _read_backbone(config.backbone_from, expected)
     own = {key: value for key, value in expected.items() if key not in tensors}
     tensors |= _read_strictly(path, own, config.dtype)
+    if model is outline:  # all that it consists of is in the file, so that it may take memory
+        model = _build(config)
     model.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()}, strict=True)
     model.config, model.folder = config, folder
     return model.eval()
+
+
+def _build(config: ModelConfig) -> HashModel:
+    return HashModel(
+        config.backbone, config.head, config.quantizer, bits=config.bits, preprocess=config.preprocess,
+        num_classes=len(config.classes), name=config.name,
+    )  # fmt: skip
+
+
+def _outline(config: ModelConfig) -> HashModel | None:
+    """Build a model whose tensors have shapes and dtypes, but no memory; None where its parts look at values meanwhile."""
+    try:
+        with torch.device("meta"):
+            return _build(config)
+    except Exception:  # if it was not for the lack of values, it comes again when the model is built
+        return None
 
 
 def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +147,9 @@ def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str,
 def _read_strictly(path: Path, expected: dict[str, Tensor], dtype: str, prefix: str = "") -> dict[str, Tensor]:
     """Read the tensors of that prefix as stored; any missing, extra, misshapen or mistyped one is an error that names it."""
     try:
+        with opened(path) as head:
+            if (size := int.from_bytes(head.read(8), "little")) > MAX_HEADER:
+                raise SafetensorError(f"a header of {size:,} bytes")
         with safe_open(path, framework="pt") as file:
             keys = {key for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118 - no dict
             for problem, names in (("lacks", expected.keys() - keys), ("has an unknown", keys - expected.keys())):

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hashzoo.errors import ConfigError, UnknownNameError, unknown
-from hashzoo.files import sha256, write_text
+from hashzoo.files import read_json_value, sha256, write_text
 
+KINDS = {  # of the facts that a folder states
+    **dict.fromkeys(("name", "method", "backbone", "dataset", "license"), str),
+    "bits": int, "protocol": str | None, "map": float | int | None, "top_k": int | None,
+}  # fmt: skip
 INDEX = Path(__file__).with_name("index.json")  # the models that ship; `make index` writes it
 
 
@@ -62,11 +66,11 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         ConfigError: config.json or results.json is missing a fact or is no JSON.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json_value(folder / "config.json")
         results = folder / "results.json"
-        rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
+        rows = read_json_value(results)["rows"] if results.exists() else []
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-        return {
+        facts = {
             "name": config["name"],
             "method": config["method"],
             "backbone": config["backbone"]["name"],
@@ -80,6 +84,10 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             "weights": any(path.name == "model.safetensors" for path in files),
             "files": {path.name: [sha256(path), path.stat().st_size] for path in files} if hashes else {},
         }
+        for key, kind in KINDS.items():
+            if not isinstance(facts[key], kind):
+                raise TypeError(f"{key} is {facts[key]!r:.60}")
+        return facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no model's folder ({type(error).__name__}: {error}).") from error
 
@@ -94,10 +102,24 @@ def write_index() -> None:
     _write(entries)
 
 
-def set_published(folder: Path, repo: str, commit: str) -> bool:
-    """Note in the index where the Hub has a model that ships; say whether the index lists it."""
+def set_published(folder: Path, sent: Path, repo: str, commit: str, *, found: bool = False) -> bool:
+    """Note in the index where the Hub has a model that ships, if `repo` is of the organisation that the index names.
+
+    Args:
+        folder: the model's; another than one that ships is passed over.
+        sent: a folder with the files as they are on the Hub.
+        repo: `org/name` there.
+        commit: of these files.
+        found: name the organisation if the index names none yet.
+
+    Returns:
+        Whether it was noted.
+    """
     entries = {entry["name"]: entry for entry in _entries()}
-    entry = describe(folder, hashes=True) | {"repo": repo, "commit": commit}
+    entry = describe(sent, hashes=True) | {"repo": repo, "commit": commit}
+    ours = {entry["repo"].partition("/")[0] for entry in entries.values() if "repo" in entry}
+    if repo.partition("/")[0] not in ours and (ours or not found):
+        return False
     if entry["name"] not in entries or folder.resolve() != (shipped_folder() / entry["name"]).resolve():
         return False
     _write(entries | {entry["name"]: entry})

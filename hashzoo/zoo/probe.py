@@ -59,8 +59,8 @@ def probe_images() -> list[NDArray[np.uint8]]:
 
 
 def probe_u(model: HashModel) -> NDArray[np.float32]:
-    """Run the model on the probe's images, float32 on its device; (8, K)."""
-    return torch.cat([u for _, u in model.encode_batches(probe_images(), precision="float32")]).numpy()
+    """Run the model on the probe's images, float32 on its device; (8, K). One at a time: some networks need much memory."""
+    return torch.cat([u for _, u in model.encode_batches(probe_images(), batch_size=1, precision="float32")]).numpy()
 
 
 def write_probe(folder: str | Path, model: HashModel) -> None:
@@ -78,9 +78,10 @@ def write_probe(folder: str | Path, model: HashModel) -> None:
 def check_probe(folder: str | Path, model: HashModel) -> list[str]:
     """Run the probe; return what is wrong, in sentences (empty: all as expected)."""
     probe = read_json(Probe, Path(folder) / FILE)
+    sizes = {*map(len, probe.u)}, {len(code) // 2 for code in probe.codes}
+    if sizes != ({model.bits}, {-(-model.bits // 8)}) or not len(probe.u) == len(probe.codes) == COUNT:
+        return [f"probe.json does not have {COUNT} codes of {model.bits} bits and their values"]
     u, expected = probe_u(model), np.array(probe.u, dtype=np.float32)
-    if expected.shape != u.shape or len(probe.codes) != len(u):
-        return [f"probe.json has {expected.shape} values, the model makes {u.shape}"]
     problems = []
     worst = float(np.abs(u - expected).max())
     if not worst <= probe.tolerance:  # also true for NaN

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +15,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from hashzoo.config import ModelConfig, read_json
-from hashzoo.errors import HubError
-from hashzoo.files import write_text
+from hashzoo.errors import HashzooError, HubError
+from hashzoo.files import copy, write_text
 from hashzoo.zoo import hub, index
-from hashzoo.zoo.card import merge_own, render_card
+from hashzoo.zoo.card import merge_own, read_card, render_card
+from hashzoo.zoo.contents import check_contents
 from hashzoo.zoo.folder import WEIGHTS, open_folder
 from hashzoo.zoo.probe import check_probe
 from hashzoo.zoo.results import Results
@@ -32,6 +36,7 @@ class Plan:
     Attributes:
         repo: `org/name`.
         folder: the model's.
+        copy: of its files, which were checked and are sent, whatever becomes of the folder meanwhile.
         parent: commit that the comparison was made with; None if the repository does not exist.
         states: file -> "new", "changed", "unchanged" or "removed".
         sizes: file -> bytes here.
@@ -42,6 +47,7 @@ class Plan:
 
     repo: str
     folder: Path
+    copy: Path
     parent: str | None
     states: dict[str, str]
     sizes: dict[str, int]
@@ -59,12 +65,36 @@ def check_folder(folder: str | Path) -> None:
     """Refuse a folder that is not fit to be published.
 
     Raises:
-        HubError: a file is missing or of an unknown name (weights other than safetensors are), the probe fails, the card
-            does not say what the results say, or the backbone's weights are in a model that others do not have.
+        HubError: a file is missing, of an unknown name (weights other than safetensors are), a link, or not what its name
+            says; the probe fails, the card does not say what the results say, or the backbone's weights are in a model
+            that others do not have.
         ConfigError: config.json or results.json is wrong; results without protocol, tie rule or seed are.
         WeightsError: the weights are not whole.
     """
-    folder = Path(folder)
+    with tempfile.TemporaryDirectory() as private:
+        _copy_checked(Path(folder), Path(private))
+
+
+def _copy_checked(folder: Path, private: Path) -> None:
+    """Copy a folder's files to an empty one that nobody else writes to, and check the copy."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise HubError(f"{folder} is no folder, or a link to one; name a model's folder itself.")
+    for path in sorted(folder.iterdir()):
+        if path.name in hub.FILES:
+            try:
+                copy(path, private / path.name)
+            except OSError as error:
+                raise HubError(f"{path} cannot be published ({error.strerror}).") from error
+        elif not path.name.startswith("."):
+            raise HubError(f"{path} is no file of a model's folder (weights are safetensors only); move it away.")
+    try:
+        _check(private)
+    except HashzooError as error:
+        raise type(error)(str(error).replace(str(private), str(folder))) from error
+
+
+def _check(folder: Path) -> None:
+    """As `check_folder`, of files that stay as they are."""
     config = read_json(ModelConfig, folder / "config.json")
     if (source := config.backbone_from) and not any(
         info.name == source.model and info.folder.parent == index.shipped_folder() for info in index.list_models()
@@ -73,14 +103,8 @@ def check_folder(folder: str | Path) -> None:
             f"{folder} takes its backbone from {source.model}, which does not come with hashzoo; train it with "
             "init = 'local-dir:...', which stores the backbone too."
         )
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    for name in names:
-        if name not in hub.FILES:
-            raise HubError(
-                f"{folder / name} is no file of a model's folder (weights are safetensors only); move it away."
-            )
     for name in NEEDED:
-        if name not in names:
+        if not (folder / name).exists():
             way_out = f"`hashzoo eval local-dir:{folder} --update` completes a trained folder"
             if name == WEIGHTS:
                 way_out = f"`hashzoo train {folder}/recipe.toml --out runs/{config.name}` makes it anew"
@@ -93,7 +117,8 @@ def check_folder(folder: str | Path) -> None:
     problems = check_probe(folder, open_folder(folder))
     if problems:
         raise HubError(f"{folder} fails its probe: {'; '.join(problems)}.")
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    check_contents(folder, config)
+    card = read_card(folder / "README.md")
     if render_card(folder, card) != card:
         raise HubError(
             f"{folder}/README.md does not say what results.json says; `hashzoo eval local-dir:{folder} --update` writes it anew."
@@ -109,33 +134,43 @@ def plan(folder: str | Path, repo: str) -> Plan:
     """
     folder = Path(folder)
     hub.check_repo(repo)
-    check_folder(folder)
+    with contextlib.ExitStack() as stack:
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hashzoo-")))
+        _copy_checked(folder, private)
+        made = _compare(folder, private, repo)
+        weakref.finalize(made, stack.pop_all().close)
+    return made
+
+
+def _compare(folder: Path, private: Path, repo: str) -> Plan:
     parent, there, tags = _there(repo)
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = read_card(private / "README.md")
     if folder.resolve() not in {info.folder.resolve() for info in index.list_models()}:
-        card = render_card(folder, card, f"{hub.PREFIX}{repo}")  # elsewhere it has no other name
+        card = render_card(private, card, f"{hub.PREFIX}{repo}")  # elsewhere it has no other name
     if parent and "README.md" in there:
         hub.download(repo, parent, "README.md", there["README.md"])
-        path = hub.snapshot(repo, parent) / "README.md"
-        merged = merge_own(card, path.read_text(encoding="utf-8"))
+        merged = merge_own(card, read_card(hub.snapshot(repo, parent) / "README.md"))
         if merged is None:
             raise HubError(f"{repo}'s card has other words of its own than {folder}/README.md; copy them there first.")
         card = merged
+    write_text(private / "README.md", card)
     states, sizes = {}, {}
     for name in hub.FILES:
-        path = folder / name
+        path = private / name
         if path.exists():
-            data = card.encode() if name == "README.md" else path.read_bytes()
-            states[name] = "new" if name not in there else "unchanged" if hub.matches(data, *there[name]) else "changed"
-            sizes[name] = len(data)
+            same = name in there and hub.file_matches(path, *there[name])
+            states[name] = "new" if name not in there else "unchanged" if same else "changed"
+            sizes[name] = path.stat().st_size
         elif name in there:
             states[name], sizes[name] = "removed", 0
     numbers = {int(tag[1:]): commit for tag, commit in tags.items() if re.fullmatch(r"v[0-9]{1,6}", tag)}
     version = next((f"v{number}" for number in sorted(numbers, reverse=True) if numbers[number] == parent), None)
-    return Plan(repo, folder, parent, states, sizes, card, version, f"v{max(numbers, default=0) + 1}")
+    return Plan(repo, folder, private, parent, states, sizes, card, version, f"v{max(numbers, default=0) + 1}")
 
 
-def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | None = None) -> str:
+def push(
+    plan: Plan, *, private: bool = False, pr: bool = False, message: str | None = None, whole_zoo: bool = False
+) -> str:
     """Carry a plan out: one commit with its files, then a version tag, then the zoo's index.
 
     A push that was stopped is finished by the next: the commit is there whole or not at all.
@@ -145,6 +180,8 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | 
         private: of a repository that is made now.
         pr: open a pull request in place of a commit on the main branch.
         message: of the commit.
+        whole_zoo: it is one of all the models that ship, so that the zoo's index may name the repository's organisation if it
+            names none yet; a model of another organisation's repository never enters the index.
 
     Returns:
         The address of the commit or pull request, or a sentence that nothing had changed.
@@ -163,7 +200,7 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | 
         operations = [
             CommitOperationDelete(name)
             if plan.states[name] == "removed"
-            else CommitOperationAdd(name, plan.card.encode() if name == "README.md" else str(plan.folder / name))
+            else CommitOperationAdd(name, plan.copy / name)
             for name in plan.changed
         ]
         made = _write(
@@ -187,7 +224,7 @@ def push(plan: Plan, *, private: bool = False, pr: bool = False, message: str | 
     try:
         if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
             write_text(plan.folder / "README.md", plan.card)
-        index.set_published(plan.folder, repo, commit)
+        index.set_published(plan.folder, plan.copy, repo, commit, found=whole_zoo)
     except OSError as error:
         raise HubError(
             f"{repo} is published ({address}), but {error.filename or plan.folder} could not be written here "

@@ -2,20 +2,23 @@
 
 import json
 import math
+import os
 import re
 import secrets
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import hashzoo
-from hashzoo.files import sha256
+from hashzoo.files import LIMITS, sha256
 from hashzoo.zoo.card import BEGIN, END, write_card
 from hashzoo.zoo.index import shipped_folder
 
@@ -67,6 +70,18 @@ def publish(client, folder):
         return code, said
 
     return publish
+
+
+def chunk(kind, body):
+    """A chunk of a PNG; the first ends at byte 33."""
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+
+def another_picture(folder):
+    """Make the folder's plot one that no hub has: of another brightness."""
+    data = (folder / "pr-curve.png").read_bytes()
+    rest = data[33 + 16 :] if data[37:41] == b"gAMA" else data[33:]
+    (folder / "pr-curve.png").write_bytes(data[:33] + chunk(b"gAMA", secrets.token_bytes(4)) + rest)
 
 
 def files_of(folder):
@@ -345,7 +360,75 @@ def other_weights(folder):
         (folder / name).write_text(text.replace(old, sha256(path)))
 
 
+def link_to(target):
+    def spoil(folder):
+        (folder.parent / "id_rsa").write_text("my secret")
+        (folder / "pr-curve.png").unlink()
+        (folder / "pr-curve.png").symlink_to(target)
+
+    return spoil
+
+
+def linked(name):
+    """In place of the file, a link to what is just as good: it is somebody's choice what else a link may lead to."""
+
+    def spoil(folder):
+        (folder / name).rename(folder.parent / f"the-{name}")
+        (folder / name).symlink_to(folder.parent / f"the-{name}")
+
+    return spoil
+
+
+def pipe(folder):
+    (folder / "codes.parquet").unlink()
+    os.mkfifo(folder / "codes.parquet")
+
+
+def picture(change):
+    def spoil(folder):
+        data = (folder / "pr-curve.png").read_bytes()
+        (folder / "pr-curve.png").write_bytes(change(data))
+
+    return spoil
+
+
+def text(name, words):
+    return lambda folder: (folder / name).write_text(words)
+
+
+def weights_with_words(folder):
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"home": "/home/me"})
+    old = json.loads((folder / "config.json").read_text())["weights_sha256"]
+    for name in ("results.json", "config.json"):
+        (folder / name).write_text((folder / name).read_text().replace(old, sha256(path)))
+
+
 UNFIT = {
+    **{f"{name} cannot be published (It is a link": linked(name) for name in LIMITS},
+    "pr-curve.png cannot be published (It is a link; put the file itself there)": link_to("../id_rsa"),
+    "pr-curve.png cannot be published (It is a link;": link_to("/dev/zero"),
+    "codes.parquet cannot be published (It is no regular file)": pipe,
+    "README.md cannot be published (It has more than": text("README.md", "x" * (2 << 20)),
+    "README.md cannot be read as a card": lambda folder: (folder / "README.md").write_bytes(b"\xff\xfe"),
+    "pr-curve.png is no plain PNG (it does not begin as one)": text("pr-curve.png", "my secret"),
+    "no plain PNG (it has a chunk b'zTXt')": picture(lambda data: data[:33] + chunk(b"zTXt", b"a\0\0b") + data[33:]),
+    "no plain PNG (it has a chunk b'eXIf')": picture(lambda data: data[:33] + chunk(b"eXIf", b"MM") + data[33:]),
+    "no plain PNG (its chunks are in no order)": picture(lambda data: data + chunk(b"IDAT", b"more")),
+    "no plain PNG (it has a chunk b'ecre')": picture(lambda data: data + b"my secret"),
+    "no plain PNG (its chunk b'IDAT' is damaged)": picture(lambda data: data[:-20]),
+    "no plain PNG (its pixels are fewer or more": picture(
+        lambda data: (
+            data[:33] + data[33 : data.index(b"IDAT") - 4] + chunk(b"IDAT", zlib.compress(b"0" * 99)) + data[-12:]
+        )
+    ),
+    "x 2147483647 pixels are too many": picture(
+        lambda data: data[:8] + chunk(b"IHDR", data[16:20] + b"\x7f\xff\xff\xff" + data[24:29]) + data[33:]
+    ),
+    "recipe.toml is no recipe of this model": text("recipe.toml", "[registry]\ntoken = 'secret'\n"),
+    "recipe.toml cannot be read as TOML": text("recipe.toml", "a = " + "[" * 9999),
+    "codes.parquet cannot be read as published codes": text("codes.parquet", "my secret"),
+    "has words beside its tensors": weights_with_words,
     "pytorch_model.bin is no file of a model's folder (weights are safetensors only)": pickled,
     "'rows.0.protocol' is wrong (Field required": without("protocol"),
     "'rows.0.ties' is wrong (Field required": without("ties"),
@@ -362,10 +445,41 @@ def test_folders_that_are_not_fit(hub, client, folder, publish, tmp_path):
         spoilt = Path(shutil.copytree(folder, tmp_path / str(number) / NAME))
         spoil(spoilt)
         code, said = client.hashzoo("publish", spoilt, "--repo", REPO, "--push")
-        assert (code, message in said) == (2, True), said
+        assert (code, message in said) == (2, True), (message, said)
+        assert "/hashzoo-" not in said and "secret" not in said.replace("b'ecre'", "")  # no private copy's name
+    (tmp_path / "link").symlink_to(folder)
+    code, said = client.hashzoo("publish", tmp_path / "link", "--repo", REPO, "--push")
+    assert (code, "or a link to one; name a model's folder itself" in said) == (2, True), said
     code, said = publish("--push", repo="zoo/bad..name")
     assert (code, "no name of the Hub" in said) == (2, True), said
     assert not hub.repos
+
+
+CHANGED = """
+import os, sys, tempfile
+from pathlib import Path
+from hashzoo.zoo import publish
+folder = Path(sys.argv[1])
+plan = publish.plan(folder, sys.argv[2])
+private = plan.copy
+for path in folder.iterdir():
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+(folder / "README.md").unlink()
+(folder / "README.md").write_text("changed")
+publish.push(plan)
+del plan
+assert not private.exists()
+"""
+
+
+@without_xet
+def test_what_was_checked_is_what_is_sent(hub, client, folder):
+    before = files_of(folder)
+    client(CHANGED, folder, REPO, token=TOKEN)
+    sent = published(hub)
+    assert sent | {"README.md": b""} == before | {"README.md": b""}
+    assert f'hashzoo.load("hf-hub:{REPO}")'.encode() in sent["README.md"]
 
 
 @without_xet
@@ -414,11 +528,10 @@ SAID = {  # by the Hub's answer
 
 def test_a_hub_that_fails_at_any_call(hub, client, folder, publish):
     """Whatever fails, what was there stays, nobody sees a part, no token leaves, and the next push finishes."""
-    picture = (folder / "pr-curve.png").read_bytes()
     for number, (method, path) in enumerate(XET if hub.xet else [*COMMON, *LFS]):
         repo, there = f"zoo/model-{number}", [".gitattributes"]
         for answer, message in SAID.items():
-            (folder / "pr-curve.png").write_bytes(picture + secrets.token_bytes(16))  # large files are sent only once
+            another_picture(folder)  # large files are sent only once
             fault = Fault(method, path, status={"gated": 403, "redirect": 307}.get(answer, answer))
             if answer == "gated":
                 fault.headers = {"X-Error-Code": "GatedRepo"}
@@ -461,7 +574,7 @@ def test_a_hub_that_fails_at_a_known_model(hub, folder, publish):
 
 
 def test_killed_in_a_publish(hub, client, folder, publish):
-    (folder / "pr-curve.png").write_bytes((folder / "pr-curve.png").read_bytes() + b"another")
+    another_picture(folder)
     hub.faults.append(Fault("POST", "^/v1/shards$" if hub.xet else "/commit/", delay=60.0, times=1))
     process = client.start(SHELL)
     process.stdin.write(json.dumps([["publish", str(folder), "--repo", REPO, "--push"], TOKEN]) + "\n")
@@ -492,8 +605,10 @@ main()
 
 @pytest.mark.parametrize("at", ["bytes", "commit"])
 def test_a_hub_that_is_silent_in_a_publish(hub, client, folder, publish, at):
-    for name in ("pr-curve.png", "codes.parquet"):  # two large files that the hub does not know
-        (folder / name).write_bytes((folder / name).read_bytes() + at.encode())
+    another_picture(folder)  # two large files that the hub does not know
+    codes = folder / "codes.parquet"
+    pq.write_table(pq.read_table(codes), codes, compression={"bytes": "gzip", "commit": "snappy"}[at])
+    write_card(folder)  # it says how large all files are
     path = "/commit/" if at == "commit" else "^/v1/xorbs/" if hub.xet else "^/lfs/"
     hub.faults[:] = [Fault(None, path, delay=600.0)]
     done = client(SOON, "publish", folder, "--repo", REPO, "--push", token=TOKEN, check=False, timeout=200)
@@ -562,11 +677,15 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     maintainer = Client(hub, tmp_path)
     there = ("env", "-C", str(root))
     maintainer.shell = maintainer.start(SHELL, through=there)
+    known = index.read_bytes()
+    trial = ["publish", cards / NAME, "--repo", "ann/trial", "--push"]
+    assert maintainer.hashzoo(*trial)[0] == 0
+    assert index.read_bytes() == known
     publish_all = ["publish", "--all", "--repo", "zoo"]
     code, said = maintainer.hashzoo(*publish_all)
     assert (code, said.count("Nothing was sent; 8 files would change")) == (0, 2), said
     assert "by-its-recipe is left out: it ships without its weights." in said
-    assert not hub.repos
+    assert list(hub.repos) == ["ann/trial"]
     hub.faults.append(Fault("POST", f"/{second}/commit/", status=500))
     code, said = maintainer.hashzoo(*publish_all, "--push")
     assert (code, f"{REPO}/commit/" in said, f"The Hub answers 500 for zoo/{second}" in said) == (2, True, True), said
@@ -579,6 +698,9 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     reports = json.loads(said[said.index("[") :])  # after what was said on stderr
     assert (code, [report["pushed"].count("already") for report in reports]) == (0, [1, 1])
     entries = make_index()  # made anew, it still knows
+    for elsewhere in (trial, ["publish", "--all", "--repo", "ann", "--push"]):
+        assert maintainer.hashzoo(*elsewhere)[0] == 0
+        assert make_index() == entries  # another organisation's repositories are not the zoo's
     assert not entries.pop("by-its-recipe")["weights"]
     assert {name: (entry["repo"], entry["commit"]) for name, entry in entries.items()} == {
         name: (f"zoo/{name}", hub.head(f"zoo/{name}")) for name in (NAME, second)

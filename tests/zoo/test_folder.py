@@ -1,7 +1,12 @@
 import json
+import os
+import re
 import shutil
 import stat
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +15,10 @@ from hashzoo.config import BackboneSource, ComponentRef, ModelConfig
 from hashzoo.errors import ConfigError, HubError, PluginError, UnknownNameError, WeightsError
 from hashzoo.files import sha256
 from hashzoo.zoo.folder import open_folder, save_folder
+from hashzoo.zoo.index import describe
+from hashzoo.zoo.probe import check_probe, write_probe
 from hashzoo.zoo.publish import check_folder
+from hashzoo.zoo.published_codes import read_codes
 
 
 def config_of(model, dtype="float16", **facts):
@@ -59,7 +67,7 @@ def test_round_trip(tmp_path, photo, make_model, dtype):
         rounded = value.half().float() if dtype == "float16" and value.ndim > 1 else value
         assert torch.equal(opened.state_dict()[key], rounded), key
     if dtype == "float32":
-        assert opened.encode(photo()) == model.encode(photo())
+        assert opened.encode(photo()).packed.tolist() == model.encode(photo()).packed.tolist()
     again = save_folder(tmp_path / "b", opened, config_of(opened, dtype))
     assert again == config  # the same bytes, so the same sha256
     assert sha256(tmp_path / "b" / "model.safetensors") == config.weights_sha256
@@ -303,6 +311,146 @@ def test_components_that_are_not_installed(folder):
         with pytest.raises(ConfigError, match=r"'head\.package' is wrong") as refused:
             open_folder(folder)
         assert "pip install" not in str(refused.value)
+
+
+# Folders that others made
+
+
+BOMB = """
+import resource, sys
+from hashzoo.errors import HashzooError
+from hashzoo.zoo import folder, published_codes
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+import timm
+before = peak()
+try:
+    published_codes.read_codes(sys.argv[1]) if sys.argv[1].endswith("parquet") else folder.open_folder(sys.argv[1])
+except HashzooError as error:
+    print(f"{peak() - before} MiB: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": {"name": "timm/vit_giant_patch14_224"}},
+        {"backbone": {"name": "torchvision/vit_h_14"}},
+        {"backbone": {"name": "torchvision/vgg19"}, "classes": ["x"] * 60_000},
+    ],
+)
+def test_what_the_file_does_not_hold_is_not_built(folder, run_python, changes):
+    edit_config(folder, **changes)
+    done = run_python(BOMB, folder)
+    peak, _, said = done.stdout.partition(" MiB: ")
+    assert "model.safetensors lacks tensor 'backbone." in said, done.stderr
+    assert int(peak) < 200, done.stdout
+
+
+def write_many_rows(path, rows):
+    """Rows that are all alike: a run of a value takes some bytes, however long it is."""
+    facts = {"format": 1, "model": "demo", "bits": 12, "protocol": "cifar10-full", "classes": ["cat", "dog"]}
+    columns = {
+        "split": pa.array(["query"]).dictionary_encode(),
+        "position": pa.array([0]),
+        "label": pa.array([0], pa.int16()),
+        "code": pa.array([bytes(2)], pa.binary(2)),
+    }
+    part = pa.table(columns).replace_schema_metadata({"hashzoo": json.dumps(facts)})
+    part = part.take(np.zeros(1_000_000, dtype=np.int64)).combine_chunks()
+    with pq.ParquetWriter(path, part.schema, compression="zstd") as writer:
+        for _ in range(rows // len(part)):
+            writer.write_table(part)
+
+
+def test_codes_that_unpack_to_more_than_any_data_set_has(tmp_path, run_python):
+    write_many_rows(tmp_path / "codes.parquet", 1_000_000)
+    assert len(read_codes(tmp_path / "codes.parquet").codes["query"]) == 1_000_000
+    write_many_rows(tmp_path / "codes.parquet", 30_000_000)
+    assert (tmp_path / "codes.parquet").stat().st_size < 1_000_000
+    done = run_python(BOMB, tmp_path / "codes.parquet")
+    peak, _, said = done.stdout.partition(" MiB: ")
+    assert "it unpacks to more than 268,435,456 bytes" in said, done.stderr
+    assert int(peak) < 200, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[" * 100_000, "cannot be read as JSON (it is nested too deep)"),
+        ("config.json", " " * (2 << 20), "cannot be read as JSON (It has more than the 1,048,576 bytes"),
+        ("config.json", '{"bits": NaN}', "cannot be read as JSON (NaN is no number of JSON)"),
+        ("config.json", None, "cannot be read as JSON (It is no regular file)"),
+        ("model.safetensors", None, "model.safetensors cannot be read (It is no regular file)"),
+    ],
+)
+def test_files_that_are_no_use(folder, name, text, message):
+    (folder / name).unlink()
+    if text is None:
+        os.mkfifo(folder / name)  # which nobody writes to
+    else:
+        (folder / name).write_text(text)
+    with pytest.raises((ConfigError, WeightsError), match=re.escape(message)):
+        open_folder(folder)
+    if name == "config.json":
+        with pytest.raises(ConfigError, match="is no model's folder"):
+            describe(folder)
+
+
+def test_facts_of_another_type(folder):
+    for change in ({"bits": "48"}, {"name": ["demo"]}, {"license": None}, {"backbone": {"name": 3}}):
+        good = (folder / "config.json").read_text()
+        edit_config(folder, **change)
+        with pytest.raises(ConfigError, match="is no model's folder"):
+            describe(folder)
+        (folder / "config.json").write_text(good)
+
+
+def test_a_header_of_weights_that_is_too_long(folder):
+    path = folder / "model.safetensors"
+    header = json.dumps({"__metadata__": {"words": "x" * (5 << 20)}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    edit_config(folder, weights_sha256=sha256(path))
+    with pytest.raises(WeightsError, match=r"is no whole safetensors file \(a header of 5,"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"u": [[0.0]] * 7 + [[0.0, 1.0]]}, {"codes": ["00"] * 7 + ["0000"]}, {"u": []}, {"codes": []}]
+)
+def test_a_probe_of_another_shape(folder, changes):
+    model = open_folder(folder)
+    write_probe(folder, model)
+    assert check_probe(folder, model) == []
+    probe = json.loads((folder / "probe.json").read_text()) | changes
+    (folder / "probe.json").write_text(json.dumps(probe))
+    assert check_probe(folder, model) == ["probe.json does not have 8 codes of 12 bits and their values"]
+
+
+def test_saving_copies_no_link(folder, tmp_path, monkeypatch):
+    (folder / "README.md").write_text("card")
+    (folder / "diary.txt").write_text("mine")
+    model = open_folder(folder)
+    model.save_pretrained(tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    cache = tmp_path / "cache"
+    for target, refused in ((cache / "blob", False), (tmp_path / "secret", True)):
+        cache.mkdir(exist_ok=True)
+        target.write_text("words")
+        folder = folder.rename(cache / str(refused))  # where all files are links, to others of the cache
+        (folder / "README.md").unlink()
+        (folder / "README.md").symlink_to(target)
+        model.folder = folder
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        if refused:
+            with pytest.raises(ConfigError, match=r"README.md cannot be copied \(It is a link"):
+                model.save_pretrained(tmp_path / "b")
+        else:
+            model.save_pretrained(tmp_path / "c")
+            assert (tmp_path / "c" / "README.md").read_text() == "words"
+            assert not (tmp_path / "c" / "README.md").is_symlink()
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+            with pytest.raises(ConfigError, match=r"README.md cannot be copied \(It is a link"):
+                model.save_pretrained(tmp_path / "d")
 
 
 # Saving that is stopped
