@@ -105,9 +105,9 @@ def test_the_listing(installed):
 def test_methods():
     found = {item["name"]: item for item in json.loads(run("list", "--methods", "--json"))}
     assert {"dahp", "dphb", "dsbh"} <= found.keys()
-    assert (found["dsbh"]["package"], found["dsbh"]["version"]) == ("hashzoo-dsbh", "0.1.0")
+    assert (found["dsbh"]["package"], found["dsbh"]["version"]) == ("hashzoo-dsbh", "0.2.0.dev0")
     (line,) = [line for line in run("list", "dsb*", "--methods").splitlines() if "hashzoo-" in line]
-    assert line.split()[:3] == ["dsbh", "hashzoo-dsbh", "0.1.0"]
+    assert line.split()[:3] == ["dsbh", "hashzoo-dsbh", "0.2.0.dev0"]
     with pytest.raises(HashzooError, match="--methods lists what is installed and takes a pattern only"):
         run("list", "--methods", "--bits", "48")
 
