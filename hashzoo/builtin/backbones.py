@@ -1,6 +1,9 @@
 """timm and torchvision models as backbones."""
 
+import contextlib
 import functools
+import threading
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 from hashzoo.config import Side
 from hashzoo.errors import ConfigError, unknown
 from hashzoo.machine import local_data
+
+_READING = threading.Lock()  # torchvision has one object for the weights of a model in the whole process
 
 
 class Timm(nn.Module):
@@ -109,11 +114,12 @@ class Torchvision(nn.Module):
         if model not in names:
             raise unknown("torchvision model", model, names, "`torchvision.models.list_models()` shows all.")
         args = {"dropout": dropout, "image_size": image_size, "aux_logits": aux_logits, "init_weights": init_weights}
-        self.model = models.get_model(
-            model,
-            weights=_published_weights(model) if pretrained else None,
-            **{name: value for name, value in args.items() if value is not None},
-        )
+        args = {name: value for name, value in args.items() if value is not None}
+        if pretrained:
+            with _published_weights(model) as weights:
+                self.model = models.get_model(model, weights=weights, **args)
+        else:
+            self.model = models.get_model(model, **args)
         if getattr(self.model, "aux_logits", False):
             raise ConfigError(f"torchvision/{model} has auxiliary outputs; pass aux_logits = false, or choose another.")
         for name, module in reversed(list(self.model.named_modules())):
@@ -131,10 +137,15 @@ class Torchvision(nn.Module):
         return self.model(images)
 
 
-def _published_weights(model: str) -> Any:
-    """Find torchvision's default weights of a model, and have their file read as tensors alone, not unpickled."""
+@contextlib.contextmanager
+def _published_weights(model: str) -> Iterator[Any]:
+    """Yield torchvision's default weights of a model; meanwhile their file is read as tensors alone, not unpickled."""
     from torchvision import models
 
     weights = models.get_model_weights(model).DEFAULT
-    weights.get_state_dict = functools.partial(type(weights).get_state_dict, weights, weights_only=True)
-    return weights
+    with _READING:
+        weights.get_state_dict = functools.partial(type(weights).get_state_dict, weights, weights_only=True)
+        try:
+            yield weights
+        finally:
+            del weights.get_state_dict

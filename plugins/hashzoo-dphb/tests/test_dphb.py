@@ -243,7 +243,7 @@ def test_recipe_trains(multi_label, form):
     images = seeded(4, 3, 64, 64).float()[targets] + seeded(8, 3, 64, 64, seed=1).float() / 2
     if multi_label:
         targets = F.one_hot(targets, 4).float() + F.one_hot(targets.flip(0), 4).float()
-    optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=3e-4)
+    optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=1e-3)
     values = []
     for step in range(25):
         output = model(images)
