@@ -400,9 +400,10 @@ def write_model(folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool,
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one
     save_folder(partial, model, config)
-    write_text(
-        partial / "recipe.toml", recipe_toml(recipe.model_copy(update={"dataset": pool.name}))
-    )  # it is published
+    shown = {"dataset": pool.name, "init": recipe.init}  # names in place of paths, since it is published
+    if recipe.init and recipe.init.startswith("local-dir:"):
+        shown["init"] = read_json(ModelConfig, resolve(recipe.init) / "config.json").name
+    write_text(partial / "recipe.toml", recipe_toml(recipe.model_copy(update=shown)))
     write_probe(partial, open_folder(partial))  # of the weights as stored
     write_text(partial / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
     return partial.rename(folder)

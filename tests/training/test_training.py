@@ -907,5 +907,9 @@ def test_no_path_of_a_data_set_is_published(tmp_path, tiny_pool, monkeypatch):
     assert asked == [recipe.dataset] * 2
     assert read_recipe(tmp_path / "run" / "recipe.toml") == recipe
     assert read_recipe(folder / "recipe.toml").dataset == "pictures"
-    for path in folder.iterdir():
+    start = shutil.copytree(folder, tmp_path / "private" / "model")
+    started = recipe.model_copy(update={"init": f"local-dir:{start}"})
+    again = loop.train(started, tmp_path / "started", device="cpu")
+    assert read_recipe(again / "recipe.toml").init == recipe.name
+    for path in (*folder.iterdir(), *again.iterdir()):
         assert b"private" not in path.read_bytes(), path
