@@ -39,7 +39,7 @@ def _optimization(epochs: int, batch_size: int, optimizer: str, lr: float, **mor
 
 
 HEAD = {  # on a frozen backbone
-    "optimization": _optimization(20, 250, "adamw", 1e-3, backbone_lr=0.0, precision="float32"),
+    "optimization": _optimization(5, 128, "adamw", 1e-3, backbone_lr=0.0, precision="float32"),
     "augment": {"flip": False, "shift": 0, "plain_epochs": 0, "cutout": 0},
 }
 WIDE = {

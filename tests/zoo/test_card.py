@@ -119,6 +119,9 @@ def test_how_it_was_trained(folder):
         "It was trained on the training list of `cifar10-full`; `hashzoo train` learns from no query; the last"
         in training()
     )
+    edit_results(folder, lambda results: results["training"].update(kept_epoch=17))
+    assert "the weights are those of epoch 17, the best on training images kept aside." in training()
+    assert "the last epoch" not in training()
     edit_results(folder, lambda results: results["training"].update(epochs=0, seconds=3.0, frozen=True))
     assert "Found in closed form in 3 s on" in training() and "the last epoch" not in training()
     assert "the backbone frozen (the time of its features, computed once, is not counted), seed 0" in training()
