@@ -63,8 +63,8 @@ def public_name(name: str) -> str:
 
 
 def is_at_hand(name: str) -> bool:
-    """Whether a data set can be opened without a download: a folder, or in one of those that `$HASHZOO_DATA` lists."""
-    return any(path.is_dir() for path in (*local_data(name), Path(name)))
+    """Whether a data set that hashzoo knows is in one of the folders that `$HASHZOO_DATA` lists; no other name is looked up."""
+    return name in _specs() and any(path.is_dir() for path in local_data(name))
 
 
 def default_protocol(name: str) -> str:

@@ -18,7 +18,16 @@ from rich.progress import track
 from hashzoo import machine, metrics
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json, read_toml
-from hashzoo.data import ImagePool, Lists, Protocol, backbone_features, get_protocol, make_lists, open_pool
+from hashzoo.data import (
+    ImagePool,
+    Lists,
+    Protocol,
+    backbone_features,
+    dataset_names,
+    get_protocol,
+    make_lists,
+    open_pool,
+)
 from hashzoo.data.datasets import is_at_hand, public_name
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation.plots import plot_curves
@@ -101,13 +110,16 @@ def _refuse_seen_queries(
 
     A data set that this machine does not hold, and that the model only names, cannot be looked at.
     """
-    history = ((_dataset(folder, config), results.training.protocol), *results.training.seen)
+    own = _dataset(folder, config)
+    history = ((own, results.training.protocol), *results.training.seen)
     for dataset, name in history:
         if public_name(dataset) == pool.name:
             if name == rule.name:
                 continue
             seen = len(np.intersect1d(make_lists(get_protocol(name), pool).train, lists.query))
-        elif is_at_hand(dataset):
+        elif (
+            is_at_hand(dataset) or dataset == own != config.dataset
+        ):  # a model's files lead to no folder of this machine
             other = open_pool(dataset)
             seen = pool.count_in(lists.query, other, make_lists(get_protocol(name), other).train)
         else:
@@ -126,7 +138,9 @@ def _dataset(folder: Path, config: ModelConfig) -> str:
     except ConfigError:
         return config.dataset
     ours = run.get("name") == config.name and public_name(str(run.get("dataset"))) == config.dataset
-    return str(run["dataset"]) if ours else config.dataset
+    if not ours or run["dataset"] == config.dataset in dataset_names():
+        return config.dataset
+    return str(Path(run["dataset"]).absolute())
 
 
 def encode_protocol(

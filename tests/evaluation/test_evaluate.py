@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ def test_queries_in_a_folder_of_another_name_are_told_by_their_pixels(run, tmp_p
         DataError, match="trained, on pictures under split, on 3 of the 40 queries of tiny; train it under"
     ):
         evaluate(folder, "tiny", pool=tiny_pool)
+
+    theirs = shutil.copytree(folder, tmp_path / "theirs" / folder.name)  # without the run's own recipe beside it
+    config = json.loads((theirs / "config.json").read_text()) | {"dataset": str(tmp_path / "pictures")}
+    (theirs / "config.json").write_text(json.dumps(config))
+    evaluate(theirs, "tiny", pool=tiny_pool)  # a stranger's file leads to no folder of this machine
 
 
 def test_a_model_that_may_have_seen_the_classes_is_refused(run, tiny_pool):
