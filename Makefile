@@ -45,7 +45,7 @@ docs: .venv/ready
 
 # after a change in model_cards/
 index: .venv/ready
-	$(BIN)/python -m hashzoo.zoo
+	$(BIN)/python -m tools.zoo
 
 # make mutants MODULE=hashzoo/codes.py TESTS=tests/test_codes.py
 mutants: .venv/ready

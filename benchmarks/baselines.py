@@ -25,11 +25,11 @@ from hashzoo.data import ImagePool, get_protocol, open_pool
 from hashzoo.evaluation import evaluate
 from hashzoo.files import replacing
 from hashzoo.registry import registry
+from hashzoo.release.table import read_entries
 from hashzoo.training import Recipe, make_recipe, read_recipe, train
 from hashzoo.training.recipe import merge
-from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.names import shipped_folder
 from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
-from hashzoo.zoo.table import read_entries
 
 RESULTS = Path(__file__).parent / "results"
 BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}

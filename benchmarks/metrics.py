@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hashzoo.bench.search import machine
 from hashzoo.codes import Codes
 from hashzoo.metrics import distance_histograms, mean_average_precision
-from hashzoo.search.bench import machine
 
 CASES = [(1_000, 59_000, 200), (10_000, 1_000_000, 10)]  # queries, database, queries of the rival
 ROUNDS = 3

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hashzoo.bench.search import machine
 from hashzoo.codes import Codes
-from hashzoo.search import store
-from hashzoo.search.bench import machine
+from hashzoo.index import parts
 
 OPEN = """
 import pathlib, re, sys, time
-from hashzoo.search import Index, cpu
+from hashzoo.index import Index
+from hashzoo.search import cpu
 import pyarrow.parquet, psutil, numpy as np
 cpu.hold(np.zeros((1, 8), dtype=np.uint8))  # loads compiled code
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of memory begins anew, from what is in use
@@ -33,7 +34,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(8):
-            store.append(folder, Codes(rng.integers(256, size=(1_250_000, 8), dtype=np.uint8), 64, "demo"))
+            parts.append(folder, Codes(rng.integers(256, size=(1_250_000, 8), dtype=np.uint8), 64, "demo"))
         runs = []
         for _ in range(5):
             done = subprocess.run([sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True)

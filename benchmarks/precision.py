@@ -12,7 +12,7 @@ import torch
 
 import hashzoo
 from hashzoo.data import open_pool
-from hashzoo.machine import commit, device_name, versions
+from hashzoo.provenance import commit, device_name, versions
 
 MODELS = "itq-efficientnet_lite0-tinyimagenet-64bit", "dahp-resnet18-cifar10-48bit"
 IMAGES = 500  # the first of CIFAR-10's test images

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hashzoo.search import bench
+from hashzoo.bench import search as bench
 
 HERE = Path(__file__).parent
 GRID = {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hashzoo.search.bench import describe
+from hashzoo.bench.search import describe
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"

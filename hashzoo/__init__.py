@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from hashzoo.hookspecs import Quantizer as Quantizer
     from hashzoo.hookspecs import Register as Register
     from hashzoo.hookspecs import hookimpl as hookimpl
+    from hashzoo.index import Hits as Hits
+    from hashzoo.index import Index as Index
+    from hashzoo.index import RangeHits as RangeHits
     from hashzoo.model import HashModel as HashModel
-    from hashzoo.search import Hits as Hits
-    from hashzoo.search import Index as Index
-    from hashzoo.search import RangeHits as RangeHits
     from hashzoo.zoo import list_models as list_models
     from hashzoo.zoo import load as load
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 # Public name -> the module that holds it; imported on first use, so that `import hashzoo` loads no torch.
 _PUBLIC = {
     "Codes": "hashzoo.codes",
-    "Index": "hashzoo.search",
-    "Hits": "hashzoo.search",
-    "RangeHits": "hashzoo.search",
+    "Index": "hashzoo.index",
+    "Hits": "hashzoo.index",
+    "RangeHits": "hashzoo.index",
     "HashModel": "hashzoo.model",
     "load": "hashzoo.zoo",
     "list_models": "hashzoo.zoo",

@@ -327,7 +327,8 @@ class HashModel(nn.Module):
         """
         import tempfile
 
-        from hashzoo.zoo import hub, publish
+        from hashzoo.release import publish
+        from hashzoo.zoo import hub
 
         if self.config is None or self.folder is None:
             raise HubError("Only a model that was loaded can be published; `hashzoo train` and `eval` make its folder.")

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 import hashzoo
 from hashzoo.files import sha256
 from hashzoo.zoo import list_models
-from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.names import shipped_folder
 
 SHIPPED = [info.name for info in list_models()]
 MODEL = "dsbh-cnn3-cifar10-48bit"
@@ -347,7 +347,7 @@ def test_index_follows_the_folder(tmp_path: Path) -> None:
 
 
 KILL_AFTER = """
-import os, signal, sys, hashzoo.cli, hashzoo.cli.search as cli, hashzoo.search.store as store
+import os, signal, sys, hashzoo.cli, hashzoo.cli.search as cli, hashzoo.index.parts as store
 _, name, times, *arguments = sys.argv
 cli.PART, cli.SECONDS, calls, of = 2, 0, [], getattr(store, name)
 def killed(*arguments):
@@ -575,7 +575,7 @@ def test_demo_with_a_model_of_many_labels(tmp_path: Path) -> None:
 
 def test_demo_searches_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hashzoo.cli import demo
-    from hashzoo.search import Index
+    from hashzoo.index import Index
 
     class Counted(Index):
         queries, copies = 0, 0

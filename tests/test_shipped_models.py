@@ -17,9 +17,9 @@ from hashzoo import load
 from hashzoo.cli import app
 from hashzoo.config import read_json
 from hashzoo.errors import WeightsError
+from hashzoo.release.card import END, render_card
 from hashzoo.zoo import list_models
-from hashzoo.zoo.card import END, render_card
-from hashzoo.zoo.index import INDEX, describe, shipped_folder
+from hashzoo.zoo.names import INDEX, describe, shipped_folder
 from hashzoo.zoo.results import Results
 from hashzoo.zoo.verify import verify
 

@@ -29,7 +29,7 @@ def search(
     """
     from rich.console import Console
 
-    from hashzoo.search.bench import bench, describe
+    from hashzoo.bench.search import bench, describe
 
     console = Console(stderr=True)
     with console.status("timing") as status:

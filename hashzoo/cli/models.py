@@ -42,9 +42,9 @@ def list_models(
         return
     if author:
         raise HashzooError("--author needs --hub.")
-    from hashzoo.zoo import index
+    from hashzoo.zoo import names as zoo
 
-    found = index.list_models(pattern, bits=bits, dataset=dataset, method=method)
+    found = zoo.list_models(pattern, bits=bits, dataset=dataset, method=method)
     found = [item for item in found if license in (None, item.license)]
     if as_json:
         left_out = ("files", "repo", "commit")
@@ -130,11 +130,12 @@ def info(
 ) -> None:
     """Show a model's config, results and training facts; of a model of the Hub, without its weights."""
     from hashzoo.config import ModelConfig, read_json
-    from hashzoo.zoo import index, resolve
+    from hashzoo.zoo import names as zoo
+    from hashzoo.zoo import resolve
     from hashzoo.zoo.results import Results
 
     folder = resolve(name, ("config.json", "results.json"))
-    listed = next((item for item in index.list_models(name) if item.repo), None)
+    listed = next((item for item in zoo.list_models(name) if item.repo), None)
     repo, commit = (listed.repo, listed.commit) if listed else (None, None)
     if name.startswith("hf-hub:"):
         repo, commit = name.removeprefix("hf-hub:").partition("@")[0], folder.name
@@ -176,11 +177,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check files, weights, preprocessing and bit order of models, without their data set."""
-    from hashzoo.zoo import index
+    from hashzoo.zoo import names as zoo
     from hashzoo.zoo.verify import verify as check
 
     reports: list[dict[str, Any]] = []
-    for name in names or [item.name for item in index.list_models() if item.weights]:
+    for name in names or [item.name for item in zoo.list_models() if item.weights]:
         try:
             problems = check(name)
         except HashzooError as error:

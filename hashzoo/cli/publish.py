@@ -29,8 +29,8 @@ def publish(
 
     Example: hashzoo publish runs/dahp/dahp-resnet18-cifar10-48bit --repo me/dahp-resnet18-cifar10-48bit --push
     """
-    from hashzoo.zoo import publish as publishing
-    from hashzoo.zoo.index import shipped_folder
+    from hashzoo.release import publish as publishing
+    from hashzoo.zoo.names import shipped_folder
 
     if repo is None or all_models is (folder is not None):
         raise HubError("Say what goes where: FOLDER --repo org/name, or --all --repo org.")

@@ -163,27 +163,27 @@ def make_index(
     from rich.console import Console
     from rich.progress import Progress
 
-    from hashzoo.search import store
+    from hashzoo.index import parts
 
     files, preprocess = images.files, model.preprocess.hash
-    maker = store.Maker(model.name, model.bits, preprocess, model.weights, precision)
+    maker = parts.Maker(model.name, model.bits, preprocess, model.weights, precision)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
     count = {"added": 0, "changed": 0}
-    with store.writing(out):
-        known = _compare(store.sources(out, maker), images)
+    with parts.writing(out):
+        known = _compare(parts.sources(out, maker), images)
         todo = [path for path in files if path not in known.done]
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("encoding", total=len(todo))
-            parts = _encode_parts(model, todo, on_error, precision, skipped, lambda done: progress.advance(task, done))
-            for paths, codes in parts:
+            made = _encode_parts(model, todo, on_error, precision, skipped, lambda done: progress.advance(task, done))
+            for paths, codes in made:
                 sizes, mtimes_ns = zip(*(files[path] for path in paths), strict=True)
-                store.append(out, codes, None, paths, preprocess, sizes, mtimes_ns)
+                parts.append(out, codes, None, paths, preprocess, sizes, mtimes_ns)
                 changed = len(known.changed.intersection(paths))
                 count["changed"] += changed
                 count["added"] += len(paths) - changed
         if known.outdated:  # only now: a kill before leaves an item twice for a while, never not at all
-            store.remove(out, known.outdated)
+            parts.remove(out, known.outdated)
     for line in skipped:
         say(line, fg="yellow", err=True)
     say(
@@ -191,7 +191,7 @@ def make_index(
         f"dropped, {len(known.done)} there already, {len(skipped)} skipped.",
         err=True,
     )
-    if not store.parts(out):
+    if not parts.parts(out):
         raise ImageError(f"None of the {len(files)} images could be read, so there is no index at {out}.")
     return {**count, "vanished": known.vanished, "there": len(known.done), "skipped": skipped}
 

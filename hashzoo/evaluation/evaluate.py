@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from hashzoo import machine, metrics
+from hashzoo import metrics, provenance
 from hashzoo.codes import Codes
 from hashzoo.config import ModelConfig, read_json, read_toml
 from hashzoo.data import (
     ImagePool,
     Lists,
     Protocol,
-    backbone_features,
     dataset_names,
     get_protocol,
     make_lists,
@@ -30,11 +29,12 @@ from hashzoo.data import (
 )
 from hashzoo.data.datasets import is_at_hand, public_name
 from hashzoo.errors import ConfigError, DataError
-from hashzoo.evaluation.plots import plot_curves
+from hashzoo.features import backbone_features
 from hashzoo.files import write_text
 from hashzoo.model import HashModel
 from hashzoo.precision import Precision
-from hashzoo.zoo.card import write_card
+from hashzoo.release.card import write_card
+from hashzoo.release.plots import plot_curves
 from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.published_codes import FILE as CODES_FILE
 from hashzoo.zoo.published_codes import PublishedCodes, read_codes, write_codes
@@ -54,7 +54,7 @@ def evaluate(
 ) -> tuple[ResultRow, PublishedCodes]:
     """Encode a protocol's queries and database with a folder's model, and measure.
 
-    A model whose recipe froze its backbone takes that backbone's features from the cache (see `hashzoo.data.features`).
+    A model whose recipe froze its backbone takes that backbone's features from the cache (see `hashzoo.features`).
 
     Args:
         folder: a model's folder with results.json (its training facts give the seed).
@@ -94,11 +94,11 @@ def evaluate(
         seed=results.training.seed,
         data_copy=pool.copy,
         weights_sha256=config.weights_sha256,
-        device=machine.device_name(device),
+        device=provenance.device_name(device),
         precision=PRECISION,
         seconds=round(time.monotonic() - began, 1),
         images_per_s=None if images_per_s is None else round(images_per_s, 1),
-        commit=machine.commit(),
+        commit=provenance.commit(),
     )
     return row, published
 

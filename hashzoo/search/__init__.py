@@ -1,5 +1,1 @@
-"""Exact Hamming search: `Index` holds packed codes, `Hits` are the nearest of them in (distance, id) order."""
-
-from hashzoo.search.index import Hits, Index, RangeHits
-
-__all__ = ["Hits", "Index", "RangeHits"]
+"""Exact Hamming search over packed codes, on the CPU and on a GPU: rows of codes only, no ids, no paths, no files."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hashzoo import metrics
 from hashzoo.codes import Codes
-from hashzoo.data import ImagePool, backbone_features
+from hashzoo.data import ImagePool
+from hashzoo.features import backbone_features
 from hashzoo.model import HashModel
 from hashzoo.training.recipe import Augment, Recipe
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from hashzoo import machine
+from hashzoo import machine, provenance
 from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.data import ImagePool, get_protocol, make_lists, open_pool
 from hashzoo.data.datasets import public_name
@@ -29,7 +29,7 @@ from hashzoo.training.batches import Validation, draw, keep_aside, load, onto
 from hashzoo.training.optimizer import average_of, make_optimizer, set_learning_rate
 from hashzoo.training.recipe import Recipe, recipe_toml
 from hashzoo.zoo.folder import open_folder, save_folder, stored_dtype
-from hashzoo.zoo.index import resolve
+from hashzoo.zoo.names import resolve
 from hashzoo.zoo.probe import write_probe
 from hashzoo.zoo.results import Results, TrainingFacts
 
@@ -101,7 +101,7 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
     targets = targets.float() if targets.ndim == 2 else targets
     rows: list[dict[str, Any]] = []
     if loss is None:
-        began, commit = time.monotonic(), machine.commit()
+        began, commit = time.monotonic(), provenance.commit()
         with torch.no_grad():
             cast(Any, model.head).fit(images[0].to(accelerator.device), targets.to(accelerator.device))
         seconds, seen = time.monotonic() - began, len(positions)
@@ -116,13 +116,13 @@ def train(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: I
         data_copy=pool.copy,
         seed=recipe.seed,
         epochs=settings.epochs,
-        device=machine.device_name(accelerator.device.type)
+        device=provenance.device_name(accelerator.device.type)
         + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""),
         precision=settings.precision,
         seconds=round(seconds, 1),
         images_per_s=round(seen / seconds, 1),
         commit=commit,
-        versions=machine.versions(),
+        versions=provenance.versions(),
         init=start,
         seen=before,
         kept_epoch=kept_epoch(rows) if settings.keep == "best" else None,
@@ -171,7 +171,7 @@ def descend(
     kept: HashModel = cast(Any, average.module) if average else model  # what is measured, and stored in the end
     best: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []  # of the log, one an epoch
-    commit = machine.commit()
+    commit = provenance.commit()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"], strict=not recipe.frozen)

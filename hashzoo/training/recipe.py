@@ -52,7 +52,7 @@ class Optimization(Schema):
         optimizer: "sgd" is Nesterov's momentum 0.9; "adamw" has betas 0.9, 0.999.
         lr: the highest learning rate, reached after the share `warmup` of all steps, then falling in a line towards 0.
         backbone_lr: factor on `lr` for the backbone; less than 1 where it is pretrained. 0 freezes it: its features are computed
-            once, in evaluation mode, and kept in the cache (see `hashzoo.data.features`).
+            once, in evaluation mode, and kept in the cache (see `hashzoo.features`).
         weight_decay: on matrices and kernels, not on biases and normalisation.
         precision: of the network's forward pass; "bfloat16" is autocast.
         pretrained: start the backbone from its own published weights.

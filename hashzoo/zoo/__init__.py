@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hashzoo.zoo.index import ModelInfo, list_models, resolve
+from hashzoo.zoo.names import ModelInfo, list_models, resolve
 
 if TYPE_CHECKING:
     from hashzoo.model import HashModel

@@ -14,7 +14,7 @@ from hashzoo.config import BackboneSource, ModelConfig, read_json
 from hashzoo.errors import ConfigError, WeightsError
 from hashzoo.files import LIMITS, copy, opened, replacing, sha256, write_text
 from hashzoo.model import HashModel
-from hashzoo.zoo.index import resolve, shipped_folder
+from hashzoo.zoo.names import resolve, shipped_folder
 
 WEIGHTS = "model.safetensors"
 BACKBONE = "backbone."

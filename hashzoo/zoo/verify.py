@@ -2,7 +2,7 @@
 
 from hashzoo.files import sha256
 from hashzoo.zoo.folder import open_folder
-from hashzoo.zoo.index import list_models, resolve
+from hashzoo.zoo.names import list_models, resolve
 from hashzoo.zoo.probe import check_probe
 
 

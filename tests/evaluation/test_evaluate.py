@@ -15,9 +15,9 @@ from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.files import write_text
 from hashzoo.preprocess import read_image
+from hashzoo.release.table import page, read_entries
 from hashzoo.training import make_recipe, train
 from hashzoo.zoo.results import Repeat, Results
-from hashzoo.zoo.table import page, read_entries
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
 UNSEEN = Protocol(name="tiny-unseen", unseen=3, **SPLITS)

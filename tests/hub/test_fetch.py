@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from hashzoo.zoo.index import shipped_folder
+from hashzoo.zoo.names import shipped_folder
 
 from .server import Fault
 

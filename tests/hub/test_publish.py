@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 import hashzoo
 from hashzoo.files import LIMITS, sha256
-from hashzoo.zoo.card import BEGIN, END, write_card
-from hashzoo.zoo.index import shipped_folder
+from hashzoo.release.card import BEGIN, END, write_card
+from hashzoo.zoo.names import shipped_folder
 
 from .conftest import SHELL, Client
 from .server import Fault, Hub
@@ -458,7 +458,7 @@ def test_folders_that_are_not_fit(hub, client, folder, publish, tmp_path):
 CHANGED = """
 import os, sys, tempfile
 from pathlib import Path
-from hashzoo.zoo import publish
+from hashzoo.release import publish
 folder = Path(sys.argv[1])
 plan = publish.plan(folder, sys.argv[2])
 private = plan.copy
@@ -595,7 +595,8 @@ def test_killed_in_a_publish(hub, client, folder, publish):
 
 SOON = """
 import sys
-from hashzoo.zoo import hub, publish
+from hashzoo.release import publish
+    from hashzoo.zoo import hub
 hub.PATIENCE = publish.PATIENCE = 2.0
 hub.FLOOR = 1e9
 from hashzoo.cli import main
@@ -657,6 +658,7 @@ assert codes.bits == 48 and hits.ids.shape == (2, 2), hits
 def test_all_that_ship_and_the_index(hub, client, tmp_path):
     root, index = tmp_path / "checkout", tmp_path / "checkout" / "hashzoo" / "zoo" / "index.json"
     shutil.copytree(Path(hashzoo.__file__).parent, root / "hashzoo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(hashzoo.__file__).parent.parent / "tools", root / "tools")
     cards, second = root / "model_cards", "second"
     shutil.copytree(shipped_folder() / NAME, cards / NAME)
     shutil.copytree(shipped_folder() / NAME, cards / second)
@@ -670,7 +672,7 @@ def test_all_that_ship_and_the_index(hub, client, tmp_path):
     (root / "docs").mkdir()
 
     def make_index():
-        subprocess.run([sys.executable, "-m", "hashzoo.zoo"], check=True, cwd=root)
+        subprocess.run([sys.executable, "-m", "tools.zoo"], check=True, cwd=root)
         return {entry["name"]: entry for entry in json.loads(index.read_text())["models"]}
 
     make_index()

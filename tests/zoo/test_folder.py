@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from hashzoo.config import BackboneSource, ComponentRef, ModelConfig
 from hashzoo.errors import ConfigError, HubError, PluginError, UnknownNameError, WeightsError
 from hashzoo.files import sha256
+from hashzoo.release.publish import check_folder
 from hashzoo.zoo.folder import open_folder, save_folder
-from hashzoo.zoo.index import describe
+from hashzoo.zoo.names import describe
 from hashzoo.zoo.probe import check_probe, write_probe
-from hashzoo.zoo.publish import check_folder
 from hashzoo.zoo.published_codes import read_codes
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashzoo.errors import CodesError
-from hashzoo.machine import commit, processor
+from hashzoo.provenance import commit, processor
 
 ROUNDS = 5
 Packed = NDArray[np.uint8]
@@ -144,10 +144,10 @@ def _hashzoo(base: Packed, case: Case, device: str) -> tuple[Callable[[Packed], 
 
         held = cpu.hold(base)
         return lambda queries: cpu.top_k(queries, held, case.k, threads=case.threads), lambda _: cpu.read_only(held)
-    from hashzoo.search import gpu
+    from hashzoo.search import cuda
 
-    on_device = gpu.hold(base, device)
-    return lambda queries: gpu.top_k(queries, on_device, case.k), lambda _: None
+    on_device = cuda.hold(base, device)
+    return lambda queries: cuda.top_k(queries, on_device, case.k), lambda _: None
 
 
 def _rival(base: Packed, case: Case, device: str) -> tuple[str, dict[str, Callable[[Packed], Any]]]:

@@ -17,9 +17,9 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import HashzooError, HubError
 from hashzoo.files import copy, write_text
-from hashzoo.zoo import hub, index
-from hashzoo.zoo.card import merge_own, read_card, render_card
-from hashzoo.zoo.contents import check_contents
+from hashzoo.release.card import merge_own, read_card, render_card
+from hashzoo.release.contents import check_contents
+from hashzoo.zoo import hub, names
 from hashzoo.zoo.folder import WEIGHTS, open_folder
 from hashzoo.zoo.probe import check_probe
 from hashzoo.zoo.results import Results
@@ -97,7 +97,7 @@ def _check(folder: Path) -> None:
     """As `check_folder`, of files that stay as they are."""
     config = read_json(ModelConfig, folder / "config.json")
     if (source := config.backbone_from) and not any(
-        info.name == source.model and info.folder.parent == index.shipped_folder() for info in index.list_models()
+        info.name == source.model and info.folder.parent == names.shipped_folder() for info in names.list_models()
     ):
         raise HubError(
             f"{folder} takes its backbone from {source.model}, which does not come with hashzoo; train it with "
@@ -145,7 +145,7 @@ def plan(folder: str | Path, repo: str) -> Plan:
 def _compare(folder: Path, private: Path, repo: str) -> Plan:
     parent, there, tags = _there(repo)
     card = read_card(private / "README.md")
-    if folder.resolve() not in {info.folder.resolve() for info in index.list_models()}:
+    if folder.resolve() not in {info.folder.resolve() for info in names.list_models()}:
         card = render_card(private, card, f"{hub.PREFIX}{repo}")  # elsewhere it has no other name
     if parent and "README.md" in there:
         hub.download(repo, parent, "README.md", there["README.md"])
@@ -224,7 +224,7 @@ def push(
     try:
         if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
             write_text(plan.folder / "README.md", plan.card)
-        index.set_published(plan.folder, plan.copy, repo, commit, found=whole_zoo)
+        names.set_published(plan.folder, plan.copy, repo, commit, found=whole_zoo)
     except OSError as error:
         raise HubError(
             f"{repo} is published ({address}), but {error.filename or plan.folder} could not be written here "

@@ -1,6 +1,6 @@
 """Exact Hamming search on a torch device: `hold` codes there once, then ask for the `top_k` or all `within` a radius.
 
-On a CUDA device with Triton the kernels of `hashzoo.search.fused` do the work; any other torch device, and a machine
+On a CUDA device with Triton the kernels of `hashzoo.search.triton_kernels` do the work; any other torch device, and a machine
 without Triton, gets the same results from matrix products. Both carry one int64 key `distance << shift | row` for a
 pair, so no tie is left to a sort.
 """
@@ -71,9 +71,9 @@ def top_k(queries: NDArray[np.uint8], base: torch.Tensor, k: int, keep: NDArray[
         return np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
     words = torch.from_numpy(_to_words(queries)).to(base.device)
     if _has_kernels(base):
-        from hashzoo.search import fused
+        from hashzoo.search import triton_kernels
 
-        keys = fused.nearest(words, base, kept, k, shift)
+        keys = triton_kernels.nearest(words, base, kept, k, shift)
     else:
         keys = _nearest(words, base, kept, k, shift)
     return _matches(keys, shift)
@@ -111,9 +111,9 @@ def within(
     words = torch.from_numpy(_to_words(queries)).to(base.device)
     radius = min(radius, 32 * len(base))
     if _has_kernels(base):
-        from hashzoo.search import fused
+        from hashzoo.search import triton_kernels
 
-        counts, keys = fused.within(words, base, kept, radius, shift)
+        counts, keys = triton_kernels.within(words, base, kept, radius, shift)
     else:
         counts, keys = _within(words, base, kept, radius, shift)
     np.cumsum(counts.cpu().numpy(), out=offsets[1:])
@@ -145,7 +145,7 @@ def _has_kernels(base: torch.Tensor) -> bool:
 
 
 def _nearest(queries: torch.Tensor, base: torch.Tensor, kept: torch.Tensor | None, k: int, shift: int) -> torch.Tensor:
-    """Return the k smallest keys of each query, int64 (Q, k), ascending: `fused.nearest` without Triton."""
+    """Return the k smallest keys of each query, int64 (Q, k), ascending: `triton_kernels.nearest` without Triton."""
     best = torch.full((len(queries), k), torch.iinfo(torch.int64).max, device=base.device)
     for part, distances, rows in _blocks(queries, base, kept):
         keys = (distances << shift | rows).topk(min(k, len(rows)), largest=False).values
@@ -156,7 +156,7 @@ def _nearest(queries: torch.Tensor, base: torch.Tensor, kept: torch.Tensor | Non
 def _within(
     queries: torch.Tensor, base: torch.Tensor, kept: torch.Tensor | None, radius: int, shift: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return counts int64 (Q,) and the keys within the radius, query by query: `fused.within` without Triton."""
+    """Return counts int64 (Q,) and the keys within the radius, query by query: `triton_kernels.within` without Triton."""
     numbers, keys = [], []
     for part, distances, rows in _blocks(queries, base, kept):
         query, column = (distances <= radius).nonzero(as_tuple=True)

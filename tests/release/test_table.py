@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashzoo.zoo.index import shipped_folder
-from hashzoo.zoo.table import comparable, figure, page, plot, plotted, read_entries, results_csv, write
+from hashzoo.release.table import comparable, figure, page, plot, plotted, read_entries, results_csv, write
+from hashzoo.zoo.names import shipped_folder
 
 DOCS = Path(__file__).parents[2] / "docs"
 ENTRIES = read_entries(shipped_folder())

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from hashzoo import machine
+from hashzoo import provenance
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def checkout(tmp_path, monkeypatch):
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "Begin")
-    monkeypatch.setattr(machine, "__file__", str(root / "hashzoo" / "machine.py"))
+    monkeypatch.setattr(provenance, "__file__", str(root / "hashzoo" / "provenance.py"))
     return root
 
 
@@ -26,18 +26,18 @@ def git(root, *arguments):
 
 
 def test_the_commit(checkout):
-    assert machine.commit() == git(checkout, "rev-parse", "HEAD")
+    assert provenance.commit() == git(checkout, "rev-parse", "HEAD")
     (checkout / "hashzoo" / "new.py").write_text("")  # untracked
-    assert machine.commit() == git(checkout, "rev-parse", "HEAD")
+    assert provenance.commit() == git(checkout, "rev-parse", "HEAD")
     (checkout / "plugins" / "code.py").write_text("2")
-    assert machine.commit() == git(checkout, "rev-parse", "HEAD") + "+changes"
+    assert provenance.commit() == git(checkout, "rev-parse", "HEAD") + "+changes"
 
 
 def test_the_commit_of_another_project_is_none(checkout, tmp_path, monkeypatch):
     installed = checkout / ".venv" / "site-packages" / "hashzoo"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(machine, "__file__", str(installed / "machine.py"))
-    assert machine.commit() == "unknown"
+    monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
+    assert provenance.commit() == "unknown"
     (tmp_path / "alone" / "hashzoo").mkdir(parents=True)
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "alone" / "hashzoo" / "machine.py"))
-    assert machine.commit() == "unknown"
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "alone" / "hashzoo" / "provenance.py"))
+    assert provenance.commit() == "unknown"

@@ -1,8 +1,8 @@
 """`make index`: write what follows from model_cards/ anew, the cards, index.json, and docs/zoo.md with its table and plots."""
 
-from hashzoo.zoo.card import write_card
-from hashzoo.zoo.index import shipped_folder, write_index
-from hashzoo.zoo.table import read_entries, write
+from hashzoo.release.card import write_card
+from hashzoo.release.table import read_entries, write
+from hashzoo.zoo.names import shipped_folder, write_index
 
 for config in shipped_folder().glob("*/config.json"):
     write_card(config.parent)

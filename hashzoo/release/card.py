@@ -14,7 +14,7 @@ from hashzoo.config import ModelConfig, read_json, read_toml
 from hashzoo.errors import ConfigError
 from hashzoo.files import read, write_text
 from hashzoo.text import clean
-from hashzoo.zoo.index import describe
+from hashzoo.zoo.names import describe
 from hashzoo.zoo.results import Results
 
 BEGIN = "<!-- hashzoo:begin, generated; write your own paragraphs below hashzoo:end -->"
@@ -72,7 +72,7 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
         finalize=_inline,
         keep_trailing_newline=True,
     )
-    template = importlib.resources.files("hashzoo.zoo").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    template = importlib.resources.files("hashzoo.release").joinpath("card.md.jinja").read_text(encoding="utf-8")
     facts = describe(folder)
     block = environment.from_string(template).render(
         config=config, training=results.training, rows=results.rows, row=results.rows[0],

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hashzoo.codes import pack
-from hashzoo.search import gpu
+from hashzoo.search import cuda
 
 from .reference import make, sorted_all
 
@@ -32,7 +32,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 
 def check_top_k(device, queries, base, k, keep=None):
-    distances, rows = gpu.top_k(queries, gpu.hold(base, device), k, keep)
+    distances, rows = cuda.top_k(queries, cuda.hold(base, device), k, keep)
     assert (distances.dtype, rows.dtype) == (np.uint16, np.int64)
     all_distances, all_rows = sorted_all(queries, base, keep)
     np.testing.assert_array_equal(distances, all_distances[:, :k])
@@ -40,7 +40,7 @@ def check_top_k(device, queries, base, k, keep=None):
 
 
 def check_within(device, queries, base, radius, keep=None):
-    offsets, distances, rows = gpu.within(queries, gpu.hold(base, device), radius, keep)
+    offsets, distances, rows = cuda.within(queries, cuda.hold(base, device), radius, keep)
     assert (offsets.dtype, distances.dtype, rows.dtype) == (np.int64, np.uint16, np.int64)
     all_distances, all_rows = sorted_all(queries, base, keep)
     near = all_distances <= radius
@@ -52,13 +52,13 @@ def check_within(device, queries, base, radius, keep=None):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(gpu, "CELLS", 64 * 128)
+    monkeypatch.setattr(cuda, "CELLS", 64 * 128)
     if importlib.util.find_spec("triton"):
-        from hashzoo.search import fused
+        from hashzoo.search import triton_kernels
 
         for name, value in [("TILE", 256), ("QUERIES", 4), ("SLOTS", 512), ("SLOTS_PER_K", 8), ("KEYS", 6 * 512)]:
-            monkeypatch.setattr(fused, name, value)
-        monkeypatch.setattr(fused, "BLOCK", 256)
+            monkeypatch.setattr(triton_kernels, name, value)
+        monkeypatch.setattr(triton_kernels, "BLOCK", 256)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -116,15 +116,15 @@ def test_within_a_radius(device):
 def test_a_base_that_gets_nearer_row_by_row(device, k, too_many, monkeypatch):
     query = np.zeros((1, 16), dtype=np.uint8)
     nearer = pack(np.arange(128)[None] < np.arange(1600, 0, -1)[:, None] / 12.5)
-    if not gpu._has_kernels(gpu.hold(query, device)):
+    if not cuda._has_kernels(cuda.hold(query, device)):
         return check_top_k(device, query, nearer, k)
-    from hashzoo.search import fused
+    from hashzoo.search import triton_kernels
 
     careful = []
-    nearest = fused._nearest
-    monkeypatch.setattr(fused, "_nearest", lambda *a, **b: careful.append(b["careful"]) or nearest(*a, **b))
+    nearest = triton_kernels._nearest
+    monkeypatch.setattr(triton_kernels, "_nearest", lambda *a, **b: careful.append(b["careful"]) or nearest(*a, **b))
     check_top_k(device, query, nearer, k)
-    monkeypatch.setattr(fused, "GOLDEN", 0)  # tiles are visited in order, so that every row is a survivor
+    monkeypatch.setattr(triton_kernels, "GOLDEN", 0)  # tiles are visited in order, so that every row is a survivor
     check_top_k(device, query, nearer, k)
     assert careful == [False, False, *[True] * too_many]
 
@@ -133,9 +133,9 @@ def test_a_base_that_gets_nearer_row_by_row(device, k, too_many, monkeypatch):
 def test_nothing_to_search(device):
     one, none = make("uniform", 1, 48, seed=0), make("uniform", 0, 48, seed=0)
     for queries, base in [(none, one), (one, none), (none, none)]:
-        distances, rows = gpu.top_k(queries, gpu.hold(base, device), 5)
+        distances, rows = cuda.top_k(queries, cuda.hold(base, device), 5)
         assert distances.shape == rows.shape == (len(queries), min(5, len(base)))
-        offsets, distances, rows = gpu.within(queries, gpu.hold(base, device), 48)
+        offsets, distances, rows = cuda.within(queries, cuda.hold(base, device), 48)
         assert offsets.tolist() == [0] * (len(queries) + 1)
         assert len(distances) == len(rows) == 0
 
@@ -144,9 +144,9 @@ def test_nothing_to_search(device):
 @pytest.mark.parametrize("bits", BITS)
 def test_held_codes_come_back(device, bits):
     base = make("uniform", 1030, bits, seed=0)
-    held = gpu.hold(base, device)
+    held = cuda.hold(base, device)
     assert held.shape == (-(-bits // 32), 1030)
-    np.testing.assert_array_equal(gpu.packed(held, base.shape[1]), base)
+    np.testing.assert_array_equal(cuda.packed(held, base.shape[1]), base)
 
 
 @needs_triton
@@ -166,17 +166,19 @@ def test_compiles_for_hopper(monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hashzoo.search import fused
+    from hashzoo.search import triton_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     fixed = dict(kept=None, WORDS=2, KEPT=False, ALL=False, INTERPRETED=False, QUERIES=8, ROWS=64)  # noqa: C408
     pointers = {"base": "*i32", "queries": "*i32", "counts": "*i32"} | dict.fromkeys(
         ["limits", "found", "places"], "*i64"
     )
-    names = fused._scan.arg_names
+    names = triton_kernels._scan.arg_names
     kinds = {name: "constexpr" if name in fixed else pointers.get(name, "i32") for name in names}
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in [*pointers, "stride"]}
-    source = ASTSource(fused._scan, kinds, {(names.index(name),): value for name, value in fixed.items()}, aligned)
+    source = ASTSource(
+        triton_kernels._scan, kinds, {(names.index(name),): value for name, value in fixed.items()}, aligned
+    )
     ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1}).asm["ptx"]
     assert ptx.count("popc.b32") == 8 * 64 * 2 / 32  # one for a word of a pair in each lane, and no pair twice
     assert "ld.global.v2" in ptx and "ld.global.b32" not in ptx  # a lane loads its two rows of 64 at once

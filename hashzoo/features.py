@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from hashzoo import machine
+from hashzoo import provenance
 from hashzoo.data.datasets import ImagePool
 from hashzoo.files import replacing, sha256
 from hashzoo.machine import need_memory
@@ -130,7 +130,7 @@ def _key(
         "backbone": model.backbone_ref.model_dump(),
         "structure": str(model.backbone),
         "code": code_of([Preprocess, ImagePool, *map(type, model.backbone.modules()), *([change] if change else [])]),
-        "libraries": machine.versions() | {"pillow": PIL.__version__},
+        "libraries": provenance.versions() | {"pillow": PIL.__version__},
         "preprocess": model.preprocess.config.model_dump(),
         "data": (pool.copy, pool.side),
         "device": model.device.type,
@@ -152,8 +152,8 @@ def code_of(things: Iterable[Any]) -> dict[str, str]:
     Returns:
         Name of the package or module -> what tells its code.
 
-    >>> code_of([machine.versions, torch.nn.Linear])  # doctest: +ELLIPSIS
-    {'hashzoo.machine': '...'}
+    >>> code_of([provenance.versions, torch.nn.Linear])  # doctest: +ELLIPSIS
+    {'hashzoo.provenance': '...'}
     """
     found: dict[str, str] = {}
     for module in sorted({thing.__module__ for thing in things}):

@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 from huggingface_hub import ModelCard
 
-from hashzoo.zoo.card import BEGIN, END, merge_own, own_words, render_card
-from hashzoo.zoo.index import shipped_folder
+from hashzoo.release.card import BEGIN, END, merge_own, own_words, render_card
+from hashzoo.zoo.names import shipped_folder
 
 NAME = "dsbh-cnn3-cifar10-48bit"
 

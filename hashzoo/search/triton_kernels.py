@@ -1,4 +1,4 @@
-"""The Triton kernels behind `hashzoo.search.gpu`: exact Hamming search that never writes the distance matrix.
+"""The Triton kernels behind `hashzoo.search.cuda`: exact Hamming search that never writes the distance matrix.
 
 A pair of query and row is one int64 key, `distance << shift | row`, so the order of keys is the ranking. `_scan`
 compares tiles of queries x rows and appends, per query, the keys below that query's limit. For a top-k, the limit
@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-TILE = 512  # pairs that one warp compares at a time: 16 a lane; hashzoo.search.gpu.PAD is a multiple
+TILE = 512  # pairs that one warp compares at a time: 16 a lane; hashzoo.search.cuda.PAD is a multiple
 QUERIES = 8  # queries of a tile, where there are as many: a row's word is loaded once for all of them
 PROGRAMS = 1 << 14  # as many keep every multiprocessor of a large GPU busy; from there on a program takes more queries
 SLOTS = 4096  # survivors of a query between two tightenings, at least
@@ -159,7 +159,7 @@ def nearest(queries: torch.Tensor, base: torch.Tensor, kept: torch.Tensor | None
 
     Args:
         queries: int32 (Q, W).
-        base: int32 (W, N), as `hashzoo.search.gpu.hold` makes it.
+        base: int32 (W, N), as `hashzoo.search.cuda.hold` makes it.
         kept: rows to look at, int64, ascending; None for all of them.
         k: at least 1.
         shift: bits of a key that are the row's.

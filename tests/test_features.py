@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from hashzoo import machine
+from hashzoo import machine, provenance
 from hashzoo.config import ComponentRef, PreprocessConfig
-from hashzoo.data import backbone_features
-from hashzoo.data.features import PART, code_of
 from hashzoo.errors import CodesError
+from hashzoo.features import PART, backbone_features, code_of
 from hashzoo.model import HashModel
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 
@@ -180,7 +179,7 @@ def test_a_plugins_changed_code(own_cache, tiny_pool, site):
 def test_code_that_no_file_holds(run_python):
     """It is told from all other, since nothing tells what it does."""
     code = """
-from hashzoo.data.features import code_of
+from hashzoo.features import code_of
 class Net: pass
 assert code_of([Net]) == code_of([Net])
 print(code_of([Net]))
@@ -194,9 +193,9 @@ def test_precision_and_libraries(own_cache, make_model, tiny_pool, monkeypatch):
     positions = np.arange(8)
     full = backbone_features(make_model(), tiny_pool, positions)
     with monkeypatch.context() as patch:
-        patch.setattr("hashzoo.data.features.PRECISION", "bfloat16")
+        patch.setattr("hashzoo.features.PRECISION", "bfloat16")
         assert not torch.equal(backbone_features(make_model(), tiny_pool, positions), full)
-    monkeypatch.setattr(machine, "versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0"})
     backbone_features(make_model(), tiny_pool, positions)
     assert len(list(own_cache.iterdir())) == 3
 
@@ -221,7 +220,7 @@ def as_file(array):
     ids=["a byte short", "half a header", "empty", "garbage", "shape", "dtype", "pickle"],
 )
 def test_a_damaged_part_is_computed_anew(own_cache, make_model, tiny_pool, monkeypatch, looked_at, damage):
-    monkeypatch.setattr("hashzoo.data.features.PART", 32)
+    monkeypatch.setattr("hashzoo.features.PART", 32)
     positions = np.arange(80)
     made = backbone_features(make_model(), tiny_pool, positions)
     part = next(own_cache.rglob("000000032.npy"))
@@ -251,7 +250,8 @@ def test_versions_are_drawn_once(own_cache, make_model, tiny_pool, looked_at):
 SLOW = """
 import pickle, sys, time
 import numpy as np
-from hashzoo.data import backbone_features, features
+from hashzoo import features
+from hashzoo.features import backbone_features
 
 folder = sys.argv[1]
 with open(f"{folder}/all.pickle", "rb") as file:
@@ -271,7 +271,7 @@ backbone_features(model, pool, positions)
 def test_a_killed_run_goes_on(own_cache, tmp_path, make_model, tiny_pool, start_python, monkeypatch, looked_at):
     import pickle
 
-    monkeypatch.setattr("hashzoo.data.features.PART", 32)
+    monkeypatch.setattr("hashzoo.features.PART", 32)
     model, positions = make_model(), np.arange(160)
     (tmp_path / "all.pickle").write_bytes(pickle.dumps((model, tiny_pool, positions)))
     child = start_python(SLOW, tmp_path, HASHZOO_CACHE=tmp_path / "cache")
@@ -294,7 +294,7 @@ def test_a_killed_run_goes_on(own_cache, tmp_path, make_model, tiny_pool, start_
 def test_two_processes_at_once(own_cache, tmp_path, make_model, tiny_pool, start_python, monkeypatch, looked_at):
     import pickle
 
-    monkeypatch.setattr("hashzoo.data.features.PART", 32)
+    monkeypatch.setattr("hashzoo.features.PART", 32)
     model, positions = make_model(), np.arange(160)
     (tmp_path / "all.pickle").write_bytes(pickle.dumps((model, tiny_pool, positions)))
     children = [start_python(SLOW, tmp_path, HASHZOO_CACHE=tmp_path / "cache") for _ in range(2)]
@@ -307,9 +307,7 @@ def test_two_processes_at_once(own_cache, tmp_path, make_model, tiny_pool, start
 
 
 def test_too_many_are_refused(own_cache, make_model, tiny_pool, monkeypatch):
-    monkeypatch.setattr(
-        "hashzoo.data.features.need_memory", lambda size, *words: machine.need_memory(size << 60, *words)
-    )
+    monkeypatch.setattr("hashzoo.features.need_memory", lambda size, *words: machine.need_memory(size << 60, *words))
     with pytest.raises(CodesError, match=r"The features of all images takes .* are left; use pooled features"):
         backbone_features(make_model(), tiny_pool, np.arange(160))
     assert not own_cache.exists()

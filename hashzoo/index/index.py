@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError
+from hashzoo.index import parts
 from hashzoo.machine import need_memory
-from hashzoo.search import store
 
 if TYPE_CHECKING:
     import faiss
@@ -105,17 +105,17 @@ class Index:
         device: str = "cpu",
         preprocess: str = "",
     ) -> None:
-        rows = np.arange(len(codes)) if ids is None else store.check_ids(ids, len(codes))
-        where, files = store.check_paths(paths, len(codes)), {}
+        rows = np.arange(len(codes)) if ids is None else parts.check_ids(ids, len(codes))
+        where, files = parts.check_paths(paths, len(codes)), {}
         if where is not None:
             import pyarrow as pa
 
             files["paths"] = pa.chunked_array([pa.array(where, pa.string())])
-        self._fill(store.Maker.of(codes, preprocess), rows, files, [codes.packed], device)
+        self._fill(parts.Maker.of(codes, preprocess), rows, files, [codes.packed], device)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Index:
-        """Read the index that `save`, `store.append` or `hashzoo index` wrote to `folder`.
+        """Read the index that `save`, `parts.append` or `hashzoo index` wrote to `folder`.
 
         Raises:
             CodesError: the folder holds no index, or a part of it cannot be read or does not belong to the others.
@@ -123,15 +123,15 @@ class Index:
         index = cls.__new__(cls)
 
         def read() -> None:
-            found = store.contents(folder)
+            found = parts.contents(folder)
             index._fill(found.maker, found.ids, found.files, found.batches(), device)
 
-        store.steady(folder, read)
+        parts.steady(folder, read)
         return index
 
     def _fill(
         self,
-        maker: store.Maker,
+        maker: parts.Maker,
         ids: NDArray[np.int64],
         files: dict[str, pa.ChunkedArray],
         batches: Iterable[NDArray[np.uint8]],
@@ -141,7 +141,7 @@ class Index:
         self.model, self.bits, self.preprocess, self.weights, self.precision = maker
         self.device, self.ids, self._files = device, ids, files
         size, width = len(ids), -(-maker.bits // 8)
-        in_order = store.ascending(ids)  # in rows sorted by id, ties by row are ties by id
+        in_order = parts.ascending(ids)  # in rows sorted by id, ties by row are ties by id
         copies = 1 if in_order else 2
         need_memory(copies * size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
         if device.partition(":")[0] not in ("cpu", "cuda"):
@@ -171,12 +171,12 @@ class Index:
         Raises:
             CodesError: `folder` already holds an index.
         """
-        if store.parts(folder):
+        if parts.parts(folder):
             raise CodesError(
                 f"{folder} already holds an index; save to a new folder, or add the codes to it with "
-                "hashzoo.search.store.append."
+                "hashzoo.index.parts.append."
             )
-        store.append(folder, self.codes, self.ids, preprocess=self.preprocess, **self._files)
+        parts.append(folder, self.codes, self.ids, preprocess=self.preprocess, **self._files)
 
     @overload
     def search(
@@ -313,7 +313,7 @@ class Index:
             raise CodesError(f"The index has no item with id {missing[0]}; nothing was removed.")
         keep = np.flatnonzero(~self._has(wanted))
         codes, files = self.codes, {name: column.take(keep) for name, column in self._files.items()}
-        maker = store.Maker.of(codes, self.preprocess)
+        maker = parts.Maker.of(codes, self.preprocess)
         self._fill(maker, self.ids[keep], files, [codes.packed[keep]], self.device)
 
     def to_faiss(self) -> faiss.IndexBinary:
@@ -374,7 +374,7 @@ class Index:
     @property
     def _kernels(self) -> Any:
         """The module that holds and searches the codes."""
-        return importlib.import_module(f"hashzoo.search.{'cpu' if self.device == 'cpu' else 'gpu'}")
+        return importlib.import_module(f"hashzoo.search.{'cpu' if self.device == 'cpu' else 'cuda'}")
 
     @property
     def codes(self) -> Codes:
@@ -402,10 +402,10 @@ def _need_hits(hits: int) -> None:
 
 
 def _on_gpu(packed: NDArray[np.uint8], device: str) -> Any:
-    from hashzoo.search import gpu
+    from hashzoo.search import cuda
 
     try:
-        return gpu.hold(packed, device)
+        return cuda.hold(packed, device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
         reason = str(error).partition("\n")[0]
         raise CodesError(f"Device {device!r} cannot hold the index ({reason}); use device='cpu'.") from error

@@ -60,7 +60,7 @@ def read_entries(models: str | Path) -> list[Entry]:
     Raises:
         ConfigError: a config.json or results.json is missing or wrong.
 
-    >>> from hashzoo.zoo.index import shipped_folder
+    >>> from hashzoo.zoo.names import shipped_folder
     >>> [entry.row.model for entry in read_entries(shipped_folder()) if entry.config.method == "itq"]
     ['itq-efficientnet_lite0-tinyimagenet-64bit']
     """
