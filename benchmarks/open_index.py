@@ -18,9 +18,9 @@ from hashzoo.index import parts
 OPEN = """
 import pathlib, re, sys, time
 from hashzoo.index import Index
-from hashzoo.search import cpu
+from hashzoo.search import hold
 import pyarrow.parquet, psutil, numpy as np
-cpu.hold(np.zeros((1, 8), dtype=np.uint8))  # loads compiled code
+hold([np.zeros((1, 8), dtype=np.uint8)], 1, 64)  # loads compiled code
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of memory begins anew, from what is in use
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
 before, start = peak(), time.perf_counter()

@@ -1,10 +1,79 @@
-"""The machine at hand: its devices, its folders of data, and the memory left."""
+"""The machine at hand: its cores and the one pool of threads, its devices, its folders of data, and the memory left."""
 
 import os
 import re
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hashzoo.errors import CodesError, HashzooError
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_pool: ThreadPoolExecutor
+_turns: threading.Semaphore
+
+
+def _start_pool() -> None:
+    global _pool, _turns
+    _pool = ThreadPoolExecutor(cores(), "hashzoo")  # its threads start when they are first needed
+    _turns = threading.Semaphore(cores())
+
+
+_start_pool()
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child has a pool of its own
+    os.register_at_fork(after_in_child=_start_pool)
+
+
+def run_all(tasks: Sequence[Callable[[], object]], threads: int | None = None) -> None:
+    """Run tasks that let go of the GIL, on the calling thread and on threads of the pool that are free.
+
+    The process has one pool of as many threads as cores, and at most so many tasks run at a time, whoever calls: 32
+    callers on 4 cores run 4 tasks at a time, and what a task takes of memory is taken 4 times. The calling thread works
+    too, so it needs no free thread of the pool to finish. A task must not call `run_all`.
+
+    Args:
+        tasks: called without arguments, in any order and at the same time.
+        threads: at most so many for these tasks; as many as cores if left out.
+
+    Raises:
+        Exception: what a task raises; tasks that were not begun by then are left out.
+
+    >>> done = []
+    >>> run_all([lambda: done.append("a"), lambda: done.append("b")])
+    >>> sorted(done)
+    ['a', 'b']
+    """
+    waiting, turns = deque(tasks), _turns
+
+    def work() -> None:
+        while True:
+            with turns:
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    task()
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+    helpers = [_pool.submit(work) for _ in range(min(threads or cores(), len(tasks)) - 1)]
+    try:
+        work()
+    finally:
+        waiting.clear()
+        started = [helper for helper in helpers if not helper.cancel()]
+        errors = [helper.exception() for helper in started]  # waits for them
+    for error in filter(None, errors):
+        raise error
 
 
 def choose_device(device: str | None) -> str:

@@ -59,24 +59,24 @@ def distance_histograms(
     """
     _check_codes(query, database)
     query_keys, database_keys = _label_keys(query_labels, len(query), database_labels, len(database))
-    from hashzoo.search import cpu
+    from hashzoo.search.cpu import CpuCodes
 
+    held = CpuCodes(len(database), database.bits)
     if database_keys.ndim == 1:  # class by class, most blocks of codes hold nothing relevant, and need no second count
-        held, order = cpu.empty(*database.packed.shape), np.argsort(database_keys)
+        order = np.argsort(database_keys)
         for start in range(0, len(database), _ROWS):
-            cpu.put(held, start, database.packed[order[start : start + _ROWS]])
+            held.put(start, database.packed[order[start : start + _ROWS]])
         del order  # as large as all that is held
         database_keys = np.sort(database_keys)
     else:
-        held = cpu.hold(database.packed)
+        held.put(0, database.packed)
     kinds, kind = np.unique(query_keys, axis=0, return_inverse=True)  # queries with the same labels share relevance
     counts = np.empty((2, len(query), query.bits + 1), dtype=np.int64)
     step = max(1, _CELLS // len(database))
     for first in range(0, len(kinds), step):
         rows = np.flatnonzero((kind >= first) & (kind < first + step))
         relevant = _relevance(kinds[first : first + step], database_keys)
-        found = cpu.histograms(query.packed[rows], held, relevant, kind[rows] - first)
-        counts[:, rows] = found[:, :, : query.bits + 1]
+        counts[:, rows] = held.histograms(query.packed[rows], relevant, kind[rows] - first)
     return Histograms(*counts)
 
 
@@ -201,14 +201,14 @@ def deephash_map(
     limit = len(database) if top_k is None else min(_check_rank(top_k), len(database))
     _check_codes(query, database)
     query_keys, database_keys = _label_keys(query_labels, len(query), database_labels, len(database))
-    from hashzoo.search import cpu
+    from hashzoo.search import hold
 
     shuffle = np.random.default_rng(seed).permutation(len(database))
-    held, database_keys = cpu.hold(database.packed[shuffle]), database_keys[shuffle]
+    held, database_keys = hold([database.packed[shuffle]], len(database), database.bits), database_keys[shuffle]
     total = 0.0
     step = max(1, _CELLS // len(database))
     for first in range(0, len(query), step):
-        rankings = cpu.top_k(query.packed[first : first + step], held, limit)[1]
+        rankings = held.top_k(query.packed[first : first + step], limit)[1]
         for row, ranking in enumerate(rankings, start=first):
             ranks = 1 + np.flatnonzero(_relevance(query_keys[row : row + 1], database_keys)[0][ranking])
             if len(ranks):

@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hashzoo.bench import limits
 from hashzoo.errors import CodesError
 from hashzoo.provenance import commit, processor
+from hashzoo.search import hold
+from hashzoo.search.cpu import CpuCodes
 
 ROUNDS = 5
 Packed = NDArray[np.uint8]
@@ -70,7 +73,7 @@ def bench(device: str = "cpu", report: Callable[[dict[str, Any]], None] = lambda
     Raises:
         CodesError: the device is not there.
     """
-    result: dict[str, Any] = {"machine": machine(device), "limits": limits(device), "rows": []}
+    result: dict[str, Any] = {"machine": machine(device), "limits": limits_of(device), "rows": []}
     for case in CPU_CASES + MANY_CORES_CASES + SMALL_CASES if device == "cpu" else CUDA_CASES:
         row = compare(case, device)
         row.update(_share(row, result["limits"]))
@@ -139,15 +142,10 @@ def _codes(case: Case, rows: int, seed: int) -> Packed:
 
 def _hashzoo(base: Packed, case: Case, device: str) -> tuple[Callable[[Packed], Any], Callable[[Packed], Any]]:
     """Make the search, and what only reads the codes that it searches."""
-    if device == "cpu":
-        from hashzoo.search import cpu
-
-        held = cpu.hold(base)
-        return lambda queries: cpu.top_k(queries, held, case.k, threads=case.threads), lambda _: cpu.read_only(held)
-    from hashzoo.search import cuda
-
-    on_device = cuda.hold(base, device)
-    return lambda queries: cuda.top_k(queries, on_device, case.k), lambda _: None
+    held = hold([base], len(base), case.bits, device)
+    if isinstance(held, CpuCodes):
+        return lambda queries: held.top_k(queries, case.k, threads=case.threads), lambda _: limits.read_all(held)
+    return lambda queries: held.top_k(queries, case.k), lambda _: None
 
 
 def _rival(base: Packed, case: Case, device: str) -> tuple[str, dict[str, Callable[[Packed], Any]]]:
@@ -183,7 +181,7 @@ def _numpy(queries: Packed, base: Packed, k: int) -> tuple[Any, Any]:
     return np.take_along_axis(distances, rows, axis=1), rows
 
 
-def limits(device: str) -> dict[str, float]:
+def limits_of(device: str) -> dict[str, float]:
     """Measure what the machine can do at most.
 
     Returns:
@@ -192,34 +190,11 @@ def limits(device: str) -> dict[str, float]:
         that it limits. For a GPU: `read`, GB a second.
     """
     if device == "cpu":
-        return {f"compare_{bits}": _compare_limit(bits) for bits in (48, 64, 128, 256)}
-    import torch
-
-    block = torch.zeros(1 << 28, dtype=torch.int64, device=device)
-    best = float("inf")
-    for _ in range(10):
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        block.sum()
-        torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return {"read": block.nbytes / best / 1e9}
+        return {f"compare_{bits}": limits.compare_limit(bits) for bits in (48, 64, 128, 256)}
+    return {"read": limits.gpu_read_limit(device)}
 
 
-def _compare_limit(bits: int) -> float:
-    from hashzoo.search import cpu
-
-    case = Case(bits, cpu.BLOCK, 64, 1)  # so many queries fit into the first cache beside the codes
-    held, queries = cpu.hold(_codes(case, case.size, 1)), _codes(case, case.queries, 2)
-    best = 0.0
-    for turn in range(1 + 3 * ROUNDS):  # the first one compiles
-        start = time.perf_counter()
-        pairs = cpu.compare_only(held, queries, 5_000 if turn else 1)
-        best = max(best, pairs / (time.perf_counter() - start) / 1e9 if turn else 0)
-    return best
-
-
-def _share(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
+def _share(row: dict[str, Any], reached: dict[str, float]) -> dict[str, Any]:
     """Say which limit binds a row, and what share of it was reached."""
     if row["size"] <= 1000 or (row["threads"] or 1) > 1:  # no limit was measured for these
         return {"limit": None, "share_of_limit": None}
@@ -227,9 +202,9 @@ def _share(row: dict[str, Any], limits: dict[str, float]) -> dict[str, Any]:
         return {"limit": "read", "share_of_limit": row["read_seconds"] / row["seconds"]}
     if row["device"] != "cpu":
         read = row["size"] * row["bits"] / 8 / row["seconds"] / 1e9
-        return {"limit": "read", "share_of_limit": read / limits["read"]}
+        return {"limit": "read", "share_of_limit": read / reached["read"]}
     name = f"compare_{row['bits']}"
-    return {"limit": name, "share_of_limit": row["giga_pairs"] / limits[name]}
+    return {"limit": name, "share_of_limit": row["giga_pairs"] / reached[name]}
 
 
 def machine(device: str) -> dict[str, Any]:

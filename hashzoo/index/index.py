@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from hashzoo.codes import Codes
 from hashzoo.errors import CodesError
 from hashzoo.index import parts
 from hashzoo.machine import need_memory
+from hashzoo.search import HeldCodes, hold
 
 if TYPE_CHECKING:
     import faiss
@@ -144,26 +144,15 @@ class Index:
         in_order = parts.ascending(ids)  # in rows sorted by id, ties by row are ties by id
         copies = 1 if in_order else 2
         need_memory(copies * size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
-        if device.partition(":")[0] not in ("cpu", "cuda"):
-            raise CodesError(f"An index is kept on device 'cpu' or 'cuda', not {device!r}.")
-        if device == "cpu" and in_order:
-            from hashzoo.search import cpu
-
-            self._codes: Any = cpu.empty(size, width)
-            done = 0
-            for batch in batches:
-                cpu.put(self._codes, done, batch)
-                done += len(batch)
-            return
-        packed, done = np.empty((size, width), dtype=np.uint8), 0
-        for batch in batches:
-            packed[done : done + len(batch)] = batch
-            done += len(batch)
         if not in_order:
+            packed, done = np.empty((size, width), dtype=np.uint8), 0
+            for batch in batches:
+                packed[done : done + len(batch)] = batch
+                done += len(batch)
             order = np.argsort(ids)
-            packed, self.ids = packed[order], ids[order]
+            batches, self.ids = [packed[order]], ids[order]
             self._files = {name: column.take(order) for name, column in files.items()}
-        self._codes = self._kernels.hold(packed) if device == "cpu" else _on_gpu(packed, device)
+        self._codes: HeldCodes = hold(batches, size, maker.bits, device)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index as one Parquet part into `folder`, with all it knows of its files; the folder is made if missing.
@@ -234,10 +223,10 @@ class Index:
                 raise CodesError(f"{name} is a whole number from {least}, not {value!r}.")
         keep = self._filter(allow, deny)
         if k is None and max_distance is not None:
-            return self._range(*self._kernels.within(query.packed, self._codes, int(max_distance), keep, _need_hits))
+            return self._range(*self._codes.within(query.packed, int(max_distance), keep, _need_hits))
         k = min(10 if k is None else int(k), len(self) if keep is None else int(keep.sum()))
         _need_hits(len(query) * k)
-        distances, rows = self._kernels.top_k(query.packed, self._codes, max(k, 1), keep)
+        distances, rows = self._codes.top_k(query.packed, max(k, 1), keep)
         if max_distance is None:
             return Hits(distances, self.ids[rows], self._paths_of(rows))
         near = distances <= max_distance
@@ -372,15 +361,9 @@ class Index:
         return cls(Codes(packed, flat.d if bits is None else bits, model), ids, device=device)
 
     @property
-    def _kernels(self) -> Any:
-        """The module that holds and searches the codes."""
-        return importlib.import_module(f"hashzoo.search.{'cpu' if self.device == 'cpu' else 'cuda'}")
-
-    @property
     def codes(self) -> Codes:
         """The N codes in the order of `ids`, copied from the device."""
-        packed = self._kernels.packed(self._codes, -(-self.bits // 8))
-        return Codes(packed, self.bits, self.model, self.weights, self.precision)
+        return Codes(self._codes.packed(), self.bits, self.model, self.weights, self.precision)
 
     @property
     def paths(self) -> NDArray[np.object_] | None:
@@ -399,16 +382,6 @@ def _need_hits(hits: int) -> None:
     need_memory(
         36 * hits, f"The answer of {hits:,} hits", "ask for fewer (k, max_distance) or search fewer queries at a time"
     )
-
-
-def _on_gpu(packed: NDArray[np.uint8], device: str) -> Any:
-    from hashzoo.search import cuda
-
-    try:
-        return cuda.hold(packed, device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        reason = str(error).partition("\n")[0]
-        raise CodesError(f"Device {device!r} cannot hold the index ({reason}); use device='cpu'.") from error
 
 
 def _faiss() -> Any:

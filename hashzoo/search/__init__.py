@@ -1,1 +1,5 @@
 """Exact Hamming search over packed codes, on the CPU and on a GPU: rows of codes only, no ids, no paths, no files."""
+
+from hashzoo.search.held import HeldCodes, hold
+
+__all__ = ["HeldCodes", "hold"]

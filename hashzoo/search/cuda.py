@@ -1,124 +1,112 @@
-"""Exact Hamming search on a torch device: `hold` codes there once, then ask for the `top_k` or all `within` a radius.
+"""Exact Hamming search on a torch device: `CudaCodes` keeps codes there and finds the `top_k` or all `within` a radius.
 
-On a CUDA device with Triton the kernels of `hashzoo.search.triton_kernels` do the work; any other torch device, and a machine
-without Triton, gets the same results from matrix products. Both carry one int64 key `distance << shift | row` for a
-pair, so no tie is left to a sort.
+On a CUDA device with Triton the kernels of `triton_kernels.py` do the work; any other torch device, and a machine without
+Triton, gets the same results from matrix products. Both give each pair of query and row one int64 key,
+`distance << shift | row`, so the order of keys is the order of results.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hashzoo.search.held import Ragged, TopK
+
 PAD = 1024  # rows are held in multiples of this many, so that the kernels need no mask to read them
+PUT = 1 << 20  # rows that are copied to the device at a time: no more of them are there twice
 CELLS = 1 << 25  # without Triton: cells of the largest array made at a time (pairs, or unpacked bits)
 
-Matches = tuple[NDArray[np.uint16], NDArray[np.int64]]
 
+class CudaCodes:
+    """N codes of K bits in the memory of a torch device, as 32-bit words.
 
-def hold(packed: NDArray[np.uint8], device: str) -> torch.Tensor:
-    """Copy packed codes uint8 (N, P) to a device, as 32-bit words.
-
-    Returns:
-        int32 (ceil(P/4), N): the first words of all codes, then the second words, and so on; zeros behind a code. It
-        is a view of storage with whole blocks of `PAD` rows, which `top_k` and `within` rely on.
-
-    >>> hold(np.array([[1, 0, 0, 0, 2], [3, 0, 0, 0, 4]], dtype=np.uint8), "cpu")
-    tensor([[1, 3],
-            [2, 4]], dtype=torch.int32)
-    """
-    words = _to_words(packed)
-    rows, width = words.shape
-    held = torch.zeros((width, -(-rows // PAD) * PAD), dtype=torch.int32, device=device)[:, :rows]
-    return held.copy_(torch.from_numpy(words).to(device).T)
-
-
-def packed(base: torch.Tensor, width: int) -> NDArray[np.uint8]:
-    """Copy held codes back: uint8 (N, width), where width is the P they were held with.
-
-    >>> packed(hold(np.array([[1, 2, 3, 4, 5]], dtype=np.uint8), "cpu"), width=5)
-    array([[1, 2, 3, 4, 5]], dtype=uint8)
-    """
-    words: NDArray[np.int32] = base.T.contiguous().cpu().numpy()
-    return np.ascontiguousarray(words.view(np.uint8)[:, :width])
-
-
-def top_k(queries: NDArray[np.uint8], base: torch.Tensor, k: int, keep: NDArray[np.bool_] | None = None) -> Matches:
-    """Find the k nearest rows of each query.
+    One search runs at a time: several would share the GPU anyway, and each takes some hundred MiB of its memory.
 
     Args:
-        queries: packed codes uint8 (Q, P).
-        base: N codes from `hold`; the search runs on their device.
-        k: at least 1; more than there are rows counts as all rows.
-        keep: bool (N,), the rows to look at; all of them if left out.
+        size: N, the number of codes.
+        bits: K. All codes are 0 until `put` writes them.
+        device: any that torch knows; with "cpu" the tests run without a GPU.
 
-    Returns:
-        Distances uint16 (Q, k) and rows int64 (Q, k), ascending by (distance, row).
+    Attributes:
+        words: int32 (ceil(K/32), N): the first words of all codes, then the second words, and so on; zeros behind a code.
+            It is a view of storage with whole blocks of `PAD` rows, which the kernels rely on.
 
-    >>> codes = np.array([[7], [0], [1], [0]], dtype=np.uint8)
-    >>> distances, rows = top_k(codes[2:3], hold(codes, "cpu"), k=3)
+    >>> held = CudaCodes(size=4, bits=8, device="cpu")
+    >>> held.put(0, np.array([[7], [0], [1], [0]], dtype=np.uint8))
+    >>> distances, rows = held.top_k(np.array([[1]], dtype=np.uint8), k=3)
     >>> distances.tolist(), rows.tolist()
     ([[0, 1, 1]], [[2, 1, 3]])
-    """
-    kept, shift = _kept(base, keep), base.shape[1].bit_length()
-    k = min(k, base.shape[1] if kept is None else len(kept))
-    if not k or not len(queries):
-        return np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
-    words = torch.from_numpy(_to_words(queries)).to(base.device)
-    if _has_kernels(base):
-        from hashzoo.search import triton_kernels
-
-        keys = triton_kernels.nearest(words, base, kept, k, shift)
-    else:
-        keys = _nearest(words, base, kept, k, shift)
-    return _matches(keys, shift)
-
-
-def within(
-    queries: NDArray[np.uint8],
-    base: torch.Tensor,
-    radius: int,
-    keep: NDArray[np.bool_] | None = None,
-    check: Callable[[int], None] = lambda hits: None,
-) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
-    """Find all rows within a radius of each query.
-
-    Args:
-        queries: packed codes uint8 (Q, P).
-        base: N codes from `hold`; the search runs on their device.
-        radius: the largest distance to report, at least 0.
-        keep: bool (N,), the rows to look at; all of them if left out.
-        check: is told how many hits there are before memory of the host is taken for them, and may raise.
-
-    Returns:
-        Offsets int64 (Q+1,), distances uint16 (H,) and rows int64 (H,) of all H hits: those of query q lie from
-        offsets[q] to offsets[q+1], ascending by (distance, row).
-
-    >>> codes = np.array([[7], [0], [1], [0]], dtype=np.uint8)
-    >>> offsets, distances, rows = within(codes[:3], hold(codes, "cpu"), radius=1)
+    >>> offsets, distances, rows = held.within(np.array([[1], [7]], dtype=np.uint8), radius=1)
     >>> offsets.tolist(), distances.tolist(), rows.tolist()
-    ([0, 1, 4, 7], [0, 0, 0, 1, 0, 1, 1], [0, 1, 3, 2, 2, 1, 3])
+    ([0, 3, 4], [0, 1, 1, 0], [2, 1, 3, 0])
     """
-    kept, shift = _kept(base, keep), base.shape[1].bit_length()
-    offsets = np.zeros(len(queries) + 1, dtype=np.int64)
-    if not len(queries) or not (base.shape[1] if kept is None else len(kept)):
-        return offsets, np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.int64)
-    words = torch.from_numpy(_to_words(queries)).to(base.device)
-    radius = min(radius, 32 * len(base))
-    if _has_kernels(base):
-        from hashzoo.search import triton_kernels
 
-        counts, keys = triton_kernels.within(words, base, kept, radius, shift)
-    else:
-        counts, keys = _within(words, base, kept, radius, shift)
-    np.cumsum(counts.cpu().numpy(), out=offsets[1:])
-    check(int(offsets[-1]))
-    return offsets, *_matches(keys, shift)
+    def __init__(self, size: int, bits: int, device: str) -> None:
+        self.size, self.bits = size, bits
+        self.words = torch.zeros((-(-bits // 32), -(-size // PAD) * PAD), dtype=torch.int32, device=device)[:, :size]
+        self._turn = threading.Lock()
+
+    def put(self, start: int, packed: NDArray[np.uint8]) -> None:
+        """Write packed codes uint8 (n, ceil(K/8)) to the rows from `start` on."""
+        for first in range(0, len(packed), PUT):
+            words = torch.from_numpy(_to_words(packed[first : first + PUT])).to(self.words.device)
+            self.words[:, start + first : start + first + len(words)] = words.T
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Copy the codes back: uint8 (N, ceil(K/8))."""
+        words: NDArray[np.int32] = self.words.T.contiguous().cpu().numpy()
+        return np.ascontiguousarray(words.view(np.uint8)[:, : -(-self.bits // 8)])
+
+    def top_k(self, queries: NDArray[np.uint8], k: int, keep: NDArray[np.bool_] | None = None) -> TopK:
+        """Find the k nearest rows of each query, as `HeldCodes.top_k` says."""
+        with self._turn:
+            kept, shift = self._kept(keep), self.size.bit_length()
+            k = min(k, self.size if kept is None else len(kept))
+            if not k or not len(queries):
+                return np.empty((len(queries), k), dtype=np.uint16), np.empty((len(queries), k), dtype=np.int64)
+            words = torch.from_numpy(_to_words(queries)).to(self.words.device)
+            if _has_kernels(self.words):
+                from hashzoo.search import triton_kernels
+
+                keys = triton_kernels.nearest(words, self.words, kept, k, shift)
+            else:
+                keys = _nearest(words, self.words, kept, k, shift)
+            return _split_keys(keys, shift)
+
+    def within(
+        self,
+        queries: NDArray[np.uint8],
+        radius: int,
+        keep: NDArray[np.bool_] | None = None,
+        check: Callable[[int], None] = lambda hits: None,
+    ) -> Ragged:
+        """Find all rows within a Hamming radius of each query, as `HeldCodes.within` says."""
+        with self._turn:
+            kept, shift = self._kept(keep), self.size.bit_length()
+            offsets = np.zeros(len(queries) + 1, dtype=np.int64)
+            if not len(queries) or not (self.size if kept is None else len(kept)):
+                return offsets, np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.int64)
+            words = torch.from_numpy(_to_words(queries)).to(self.words.device)
+            radius = min(radius, 32 * len(self.words))
+            if _has_kernels(self.words):
+                from hashzoo.search import triton_kernels
+
+                counts, keys = triton_kernels.within(words, self.words, kept, radius, shift)
+            else:
+                counts, keys = _within(words, self.words, kept, radius, shift)
+            np.cumsum(counts.cpu().numpy(), out=offsets[1:])
+            check(int(offsets[-1]))
+            return offsets, *_split_keys(keys, shift)
+
+    def _kept(self, keep: NDArray[np.bool_] | None) -> torch.Tensor | None:
+        """Return the rows to look at, int64, ascending: the others then cost nothing."""
+        return None if keep is None else torch.from_numpy(keep).to(self.words.device).nonzero()[:, 0]
 
 
 def _to_words(packed: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -129,12 +117,8 @@ def _to_words(packed: NDArray[np.uint8]) -> NDArray[np.int32]:
     return padded.view(np.int32)
 
 
-def _kept(base: torch.Tensor, keep: NDArray[np.bool_] | None) -> torch.Tensor | None:
-    """Return the rows to look at, int64, ascending: what is left out then costs nothing."""
-    return None if keep is None else torch.from_numpy(keep).to(base.device).nonzero()[:, 0]
-
-
-def _matches(keys: torch.Tensor, shift: int) -> Matches:
+def _split_keys(keys: torch.Tensor, shift: int) -> TopK:
+    """Split keys into distances uint16 and rows int64, of the same shape."""
     found: NDArray[np.int64] = keys.cpu().numpy()
     return (found >> shift).astype(np.uint16), found & ((1 << shift) - 1)
 

@@ -159,7 +159,7 @@ def nearest(queries: torch.Tensor, base: torch.Tensor, kept: torch.Tensor | None
 
     Args:
         queries: int32 (Q, W).
-        base: int32 (W, N), as `hashzoo.search.cuda.hold` makes it.
+        base: int32 (W, N), the words of `CudaCodes`.
         kept: rows to look at, int64, ascending; None for all of them.
         k: at least 1.
         shift: bits of a key that are the row's.

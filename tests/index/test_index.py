@@ -122,7 +122,7 @@ def test_a_query_of_another_kind_is_refused():
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(CodesError, match="'cpu' or 'cuda', not 'gpu'"):
         Index(make(3, 12), device="gpu")
-    with pytest.raises(CodesError, match=r"Device 'cuda:99' cannot hold the index .*use device='cpu'"):
+    with pytest.raises(CodesError, match=r"Device 'cuda:99' cannot hold the codes .*use device='cpu'"):
         Index(make(3, 12), device="cuda:99")
 
 

@@ -1,9 +1,13 @@
 """The kernels return exactly what a stable sort of all distances returns, and what FAISS returns."""
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import faiss
@@ -16,17 +20,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
 
+from hashzoo import machine
 from hashzoo.codes import pack
 from hashzoo.errors import CodesError
-from hashzoo.search import cpu
+from hashzoo.search import cpu, hold, kernels
 
 from .reference import distances_of, make, sorted_all
 
 BITS = [4, 12, 48, 64, 100, 128, 247, 248, 249, 256, 1024]  # a byte holds distances of up to 31 bytes
 
 
+def held(packed):
+    return hold([packed], len(packed), 8 * packed.shape[1])
+
+
 def agree(queries, base, k, keep=None, threads=None):
-    distances, rows = cpu.top_k(queries, cpu.hold(base), k, keep, threads)
+    distances, rows = held(base).top_k(queries, k, keep, threads)
     assert (distances.dtype, rows.dtype) == (np.uint16, np.int64)
     for found, expected in zip((distances, rows), sorted_all(queries, base, keep), strict=True):
         np.testing.assert_array_equal(found, expected[:, :k])
@@ -86,7 +95,7 @@ def test_all_rows_within_a_radius(bits, rows, count, radius, kind, kept, seed, s
     queries, base = make(kind, count, bits, seed), make(kind, rows, bits, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "SMALL", small)
-        offsets, distances, found = cpu.within(queries, cpu.hold(base), radius, keep)
+        offsets, distances, found = held(base).within(queries, radius, keep)
     assert (offsets.dtype, distances.dtype, found.dtype) == (np.int64, np.uint16, np.int64)
     assert offsets[0] == 0
     assert offsets[-1] == len(distances) == len(found)
@@ -102,9 +111,9 @@ def test_an_error_in_a_thread_comes_through(monkeypatch, many_parts):
     def broken(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(cpu, "_top_k", broken)
+    monkeypatch.setattr(kernels, "top_k", broken)
     with pytest.raises(MemoryError, match="no room"):
-        cpu.top_k(make("uniform", 40, 64, seed=1), cpu.hold(make("uniform", 2000, 64, seed=2)), 3, threads=3)
+        held(make("uniform", 2000, 64, seed=2)).top_k(make("uniform", 40, 64, seed=1), 3, threads=3)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "clustered", "equal"])
@@ -121,14 +130,14 @@ def test_a_sample_that_misleads(k):
     """The blocks that are looked at first hold the only near rows, but fewer than k of them."""
     base = make("uniform", 200_000, 64, seed=1)
     query = make("uniform", 1, 64, seed=2)
-    for block in range(0, 200_000 // cpu.BLOCK, cpu.SAMPLE):
-        base[block * cpu.BLOCK : block * cpu.BLOCK + 1] = query
+    for block in range(0, 200_000 // kernels.BLOCK, kernels.SAMPLE):
+        base[block * kernels.BLOCK : block * kernels.BLOCK + 1] = query
     agree(query, base, k)
 
 
 def test_hits_are_told_before_memory_is_taken_for_them():
     base, told = make("uniform", 300, 64, seed=1), []
-    cpu.within(base[:2], cpu.hold(base), 64, check=told.append)
+    held(base).within(base[:2], 64, check=told.append)
     assert told == [600]
 
 
@@ -144,7 +153,7 @@ def test_a_base_that_gets_nearer_or_farther_row_by_row(nearer):
     base = pack(np.arange(1024)[None] < np.arange(1024, -1, -1)[:, None])
     query = base[-1:] if nearer else base[:1]
     agree(query, base, 100)
-    distances, _ = cpu.top_k(query, cpu.hold(base), 1025)
+    distances, _ = held(base).top_k(query, 1025)
     assert distances[0, -1] == 1024
 
 
@@ -156,7 +165,7 @@ def test_distances_and_ties_equal_faiss(bits, heap):
     rival.use_heap = heap
     rival.add(base)
     for k in (1, 10, 500):
-        for found, expected in zip(cpu.top_k(queries, cpu.hold(base), k), rival.search(queries, k), strict=True):
+        for found, expected in zip(held(base).top_k(queries, k), rival.search(queries, k), strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -172,7 +181,7 @@ def test_histograms_count_every_distance(bits, rows, count, kinds, kind, seed, s
     relevant, which = rng.random((kinds, rows)) < 0.3, rng.integers(kinds, size=count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "SMALL", small)
-        found = cpu.histograms(queries, cpu.hold(base), relevant, which)
+        found = held(base).histograms(queries, relevant, which)
     for query, distances in enumerate(distances_of(queries, base)):
         bins = found.shape[2]
         np.testing.assert_array_equal(found[0, query], np.bincount(distances, minlength=bins))
@@ -183,26 +192,24 @@ def test_histograms_count_every_distance(bits, rows, count, kinds, kind, seed, s
 @given(bits=st.sampled_from(BITS), sizes=st.lists(st.integers(0, 600), max_size=5))
 def test_codes_are_held_as_given_and_aligned(bits, sizes):
     packed = make("uniform", sum(sizes), bits, seed=1)
-    held, start = cpu.empty(*packed.shape), 0
-    for size in sizes:
-        cpu.put(held, start, packed[start : start + size])
-        start += size
-    assert not start or held.planes.ctypes.data % 64 == 0
-    np.testing.assert_array_equal(cpu.packed(held, packed.shape[1]), packed)
+    edges = np.cumsum([0, *sizes])
+    codes = hold([packed[start:stop] for start, stop in itertools.pairwise(edges)], len(packed), bits)
+    assert not len(packed) or codes.planes.words.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(codes.packed(), packed)
 
 
 @pytest.mark.parametrize("avx512", [False, True])
 def test_a_full_adder_adds(avx512, monkeypatch):
     """LLVM folds it to its value for the eight cases of three bits, also where this machine lacks the instructions."""
     vector = ir.VectorType(ir.IntType(64), 8)
-    monkeypatch.setattr(cpu, "AVX512", avx512)
-    monkeypatch.setattr(cpu, "_VECTOR", vector)
+    monkeypatch.setattr(kernels, "AVX512", avx512)
+    monkeypatch.setattr(kernels, "_VECTOR", vector)
     module = ir.Module()
     for number, name in enumerate(["sum", "carry"]):
         function = ir.Function(module, ir.FunctionType(vector, []), name)
         builder = ir.IRBuilder(function.append_basic_block())
         bits = [ir.Constant(vector, [bits] * 8) for bits in (0b11110000, 0b11001100, 0b10101010)]
-        builder.ret(cpu._full_add(builder, *bits)[number])
+        builder.ret(kernels._full_add(builder, *bits)[number])
     llvm.initialize_all_targets()
     machine = llvm.Target.from_triple("x86_64").create_target_machine(cpu="znver4")
     parsed = llvm.parse_assembly(str(module))
@@ -215,11 +222,12 @@ def test_a_full_adder_adds(avx512, monkeypatch):
 def test_compiles_to_one_instruction_a_sum_and_one_a_carry_with_avx512(tmp_path):
     code = """
 from numba import types
-from hashzoo.search import cpu
+from hashzoo.bench.limits import compare_only
+from hashzoo.search import kernels
 words = types.Array(types.uint64, 2, "C")
-kernel = cpu._compare_only
+kernel = compare_only
 kernel.compile((types.Array(types.uint64, 3, "C"), types.Array(types.uint8, 2, "C"), types.int64, words))
-print(cpu.BLOCK, *(line.split()[0] for asm in kernel.inspect_asm().values() for line in asm.splitlines() if "%zmm" in line))
+print(kernels.BLOCK, *(line.split()[0] for asm in kernel.inspect_asm().values() for line in asm.splitlines() if "%zmm" in line))
 """
     target = {"NUMBA_CPU_NAME": "znver4", "NUMBA_CPU_FEATURES": "+avx512f,+avx512bw,+avx512dq,+avx512vl"}
     environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -240,13 +248,13 @@ def test_compiles_for_the_processor_that_numba_is_told(target, tmp_path):
     code = """
 import sys
 import numpy as np
-from hashzoo.search import cpu
+from hashzoo.search import hold, kernels
 queries, base = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("queries", "base"))
-held = cpu.hold(base)
-np.save(f"{sys.argv[1]}/rows.npy", cpu.top_k(queries, held, 2000)[1])
-np.save(f"{sys.argv[1]}/within.npy", cpu.within(queries, held, 64)[2].reshape(9, 3000))
-np.save(f"{sys.argv[1]}/counts.npy", cpu.histograms(queries, held, np.ones((1, 3000), bool), np.zeros(9, int)))
-print(cpu.BLOCK)
+held = hold([base], len(base), 64)
+np.save(f"{sys.argv[1]}/rows.npy", held.top_k(queries, 2000)[1])
+np.save(f"{sys.argv[1]}/within.npy", held.within(queries, 64)[2].reshape(9, 3000))
+np.save(f"{sys.argv[1]}/counts.npy", held.histograms(queries, np.ones((1, 3000), bool), np.zeros(9, int)))
+print(kernels.BLOCK)
 """
     environment = {**os.environ, **target, "NUMBA_CACHE_DIR": str(tmp_path)}
     arguments = [sys.executable, "-c", code, str(tmp_path)]
@@ -264,7 +272,7 @@ def test_compiles_without_a_folder_for_its_cache():
     exec("def double(x):\n    return 2 * x", found)
     with pytest.raises(RuntimeError, match="no locator available"):
         numba.njit(cache=True)(found["double"])
-    assert cpu._kernel(found["double"])(3) == 6
+    assert kernels.kernel(found["double"])(3) == 6
 
 
 @settings(deadline=None, max_examples=150)
@@ -281,29 +289,29 @@ def test_equals_a_stable_sort_on_any_number_of_cores(
     queries, base = make(kind, 1 + int(threes * cores), bits, seed), make(kind, rows, bits, seed + 1)
     keep = None if kept is None else np.random.default_rng(seed).random(rows) < kept
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_cores", lambda: cores)
+        patch.setattr(machine, "cores", lambda: cores)
         for name, value in (("SMALL", 0), ("PART_ROWS", part_rows), ("PART_HITS", part_hits)):
             patch.setattr(cpu, name, value)
         agree(queries, base, k, keep)
 
 
 def test_memory_is_bounded():
-    held = cpu.hold(np.random.default_rng(1).integers(256, size=(200_000, 128), dtype=np.uint8))
+    codes = held(np.random.default_rng(1).integers(256, size=(200_000, 128), dtype=np.uint8))
     queries = np.zeros((100, 128), dtype=np.uint8)
-    cpu.top_k(queries, held, 10)
-    assert peak_of(lambda: cpu.top_k(queries, held, 10)) < 2**22
+    codes.top_k(queries, 10)
+    assert peak_of(lambda: codes.top_k(queries, 10)) < 2**22
 
 
 @pytest.mark.parametrize("cores", [2, 16, 64, 256])
 @pytest.mark.parametrize(("count", "k"), [(1, 20_000), (1, 500), (40, 20_000), (40, 500), (100, 3000), (400, 100)])
 def test_memory_grows_with_the_answer_and_not_with_the_cores(cores, count, k, many_parts, monkeypatch):
     base, queries = make("uniform", 20_000, 48, seed=2), make("uniform", count, 48, seed=1)
-    held, told = cpu.hold(base), []
-    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    codes, told = held(base), []
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(cpu, "need_memory", lambda size, what, way_out: told.append(size))
-    cpu.top_k(queries, held, k)  # compiles
+    codes.top_k(queries, k)  # compiles
     answer = 10 * count * k
-    peak = peak_of(lambda: cpu.top_k(queries, held, k))
+    peak = peak_of(lambda: codes.top_k(queries, k))
     assert peak < 4.5 * answer + 2**13 * count + 2**21  # a query has room for about three times as many candidates
     if count * k > cpu.FEW_HITS:
         assert peak < told[-1] + 2**18
@@ -313,32 +321,83 @@ def test_memory_grows_with_the_answer_and_not_with_the_cores(cores, count, k, ma
 @pytest.mark.parametrize("cores", [16, 64])
 def test_counts_of_few_queries_take_little_memory_on_many_cores(cores, many_parts, monkeypatch):
     base, queries = make("uniform", 20_000, 1024, seed=2), make("uniform", 100, 1024, seed=1)
-    held, relevant, which = cpu.hold(base), np.ones((1, 20_000), dtype=bool), np.zeros(100, dtype=np.int64)
-    monkeypatch.setattr(cpu, "_cores", lambda: cores)
-    for work in (lambda: cpu.histograms(queries, held, relevant, which), lambda: cpu.within(queries, held, 400)):
+    codes, relevant, which = held(base), np.ones((1, 20_000), dtype=bool), np.zeros(100, dtype=np.int64)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    for work in (lambda: codes.histograms(queries, relevant, which), lambda: codes.within(queries, 400)):
         work()
         assert peak_of(work) < 2**23
 
 
 @pytest.mark.parametrize("cores", [1, 64])
 def test_a_search_without_memory_for_it_is_refused_before_it_starts(cores, many_parts, monkeypatch):
-    held, queries = cpu.hold(make("uniform", 20_000, 48, seed=2)), make("uniform", 400, 48, seed=1)
-    monkeypatch.setattr(cpu, "_cores", lambda: cores)
+    codes, queries = held(make("uniform", 20_000, 48, seed=2)), make("uniform", 400, 48, seed=1)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
     assert 10 * 400 * 20_000 < 10**8  # the answer alone would fit
-    monkeypatch.setattr(cpu, "_top_k", None)
+    monkeypatch.setattr(kernels, "top_k", None)
     with pytest.raises(CodesError, match=r"A search of 400 queries for 20,000 codes each takes .* ask for fewer"):
-        cpu.top_k(queries, held, 20_000)
+        codes.top_k(queries, 20_000)
+
+
+def test_callers_in_many_threads_share_one_pool(monkeypatch):
+    """However many threads search at once, the pool has as many threads as cores, and so many kernels run."""
+    base, queries = make("uniform", 20_000, 64, seed=2), make("uniform", 40, 64, seed=1)
+    codes, expected = held(base), sorted_all(queries, base)[1][:, :5]
+    monkeypatch.setattr(cpu, "SMALL", 0)
+    codes.top_k(queries, 5)  # compiles
+    running, most, lock, kernel = 0, 0, threading.Lock(), kernels.top_k
+
+    def counted(*arguments):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.001)  # so that more would run at once if they could
+        kernel(*arguments)
+        with lock:
+            running -= 1
+
+    monkeypatch.setattr(kernels, "top_k", counted)
+    before, alive = threading.active_count(), []
+
+    def caller(number):
+        for _ in range(5):
+            np.testing.assert_array_equal(codes.top_k(queries, 5)[1], expected)
+            alive.append(threading.active_count())
+
+    with ThreadPoolExecutor(32) as callers:
+        for done in [callers.submit(caller, number) for number in range(32)]:
+            done.result()
+    assert most <= machine.cores()
+    assert max(alive) <= before + 32 + machine.cores()
+
+
+@pytest.mark.skipif(machine.cores() == 1 or not hasattr(os, "fork"), reason="the calling thread works alone here")
+def test_a_forked_process_has_a_pool_of_its_own():
+    code = """
+import os, threading, time
+from hashzoo import machine
+def helpers():
+    names = set()
+    machine.run_all([lambda: time.sleep(0.01) or names.add(threading.current_thread().name)] * 20, threads=2)
+    return len(names) - 1
+assert helpers() == 1
+child = os.fork()
+if not child:
+    os._exit(helpers())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_a_second_process_starts_warm(tmp_path):
     """Compiled code is kept on disk: the second process loads it."""
     code = """
 import numpy as np
-from hashzoo.search import cpu
-held = cpu.hold(np.zeros((10, 8), dtype=np.uint8))
-cpu.top_k(np.zeros((1, 8), dtype=np.uint8), held, 3)
-print(sum(cpu._top_k.stats.cache_hits.values()), sum(cpu._top_k.stats.cache_misses.values()))
+from hashzoo.search import hold, kernels
+hold([np.zeros((10, 8), dtype=np.uint8)], 10, 64).top_k(np.zeros((1, 8), dtype=np.uint8), 3)
+print(sum(kernels.top_k.stats.cache_hits.values()), sum(kernels.top_k.stats.cache_misses.values()))
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     runs = [

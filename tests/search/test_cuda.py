@@ -31,8 +31,14 @@ KINDS = ["uniform", "clustered", "equal"]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here")
 
 
+def held(packed, device):
+    codes = cuda.CudaCodes(len(packed), 8 * packed.shape[1], device)
+    codes.put(0, packed)
+    return codes
+
+
 def check_top_k(device, queries, base, k, keep=None):
-    distances, rows = cuda.top_k(queries, cuda.hold(base, device), k, keep)
+    distances, rows = held(base, device).top_k(queries, k, keep)
     assert (distances.dtype, rows.dtype) == (np.uint16, np.int64)
     all_distances, all_rows = sorted_all(queries, base, keep)
     np.testing.assert_array_equal(distances, all_distances[:, :k])
@@ -40,7 +46,7 @@ def check_top_k(device, queries, base, k, keep=None):
 
 
 def check_within(device, queries, base, radius, keep=None):
-    offsets, distances, rows = cuda.within(queries, cuda.hold(base, device), radius, keep)
+    offsets, distances, rows = held(base, device).within(queries, radius, keep)
     assert (offsets.dtype, distances.dtype, rows.dtype) == (np.int64, np.uint16, np.int64)
     all_distances, all_rows = sorted_all(queries, base, keep)
     near = all_distances <= radius
@@ -116,7 +122,7 @@ def test_within_a_radius(device):
 def test_a_base_that_gets_nearer_row_by_row(device, k, too_many, monkeypatch):
     query = np.zeros((1, 16), dtype=np.uint8)
     nearer = pack(np.arange(128)[None] < np.arange(1600, 0, -1)[:, None] / 12.5)
-    if not cuda._has_kernels(cuda.hold(query, device)):
+    if not cuda._has_kernels(held(query, device).words):
         return check_top_k(device, query, nearer, k)
     from hashzoo.search import triton_kernels
 
@@ -133,20 +139,21 @@ def test_a_base_that_gets_nearer_row_by_row(device, k, too_many, monkeypatch):
 def test_nothing_to_search(device):
     one, none = make("uniform", 1, 48, seed=0), make("uniform", 0, 48, seed=0)
     for queries, base in [(none, one), (one, none), (none, none)]:
-        distances, rows = cuda.top_k(queries, cuda.hold(base, device), 5)
+        distances, rows = held(base, device).top_k(queries, 5)
         assert distances.shape == rows.shape == (len(queries), min(5, len(base)))
-        offsets, distances, rows = cuda.within(queries, cuda.hold(base, device), 48)
+        offsets, distances, rows = held(base, device).within(queries, 48)
         assert offsets.tolist() == [0] * (len(queries) + 1)
         assert len(distances) == len(rows) == 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bits", BITS)
-def test_held_codes_come_back(device, bits):
+def test_held_codes_come_back(device, bits, monkeypatch):
+    monkeypatch.setattr(cuda, "PUT", 400)
     base = make("uniform", 1030, bits, seed=0)
-    held = cuda.hold(base, device)
-    assert held.shape == (-(-bits // 32), 1030)
-    np.testing.assert_array_equal(cuda.packed(held, base.shape[1]), base)
+    codes = held(base, device)
+    assert codes.words.shape == (-(-bits // 32), 1030)
+    np.testing.assert_array_equal(codes.packed(), base)
 
 
 @needs_triton
