@@ -88,7 +88,7 @@ def recipe_of(method: str, protocol: str, bits: int, seed: int) -> Recipe:
     if method in OURS:
         text = importlib.resources.files("hashzoo_baselines").joinpath("frozen.toml").read_text(encoding="utf-8")
         budget = tomllib.loads(text)
-        special = budget.pop("dataset")[dataset]["optimization"]
+        special = budget.pop("on")[dataset]["optimization"]
         del budget["quantizer"], budget["origin"]
         budget["optimization"] |= special
         budget["augment"] |= {"crops": [], "plain_epochs": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,9 @@ from pydantic import Field
 
 from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
-from hashzoo.errors import ConfigError
+from hashzoo.errors import ConfigError, PluginError
 from hashzoo.model import check_component
-from hashzoo.registry import registry
+from hashzoo.registry import Component, registry
 
 COMPONENTS = ("backbone", "head", "quantizer", "loss")
 
@@ -139,23 +140,23 @@ def make_recipe(
 ) -> Recipe:
     """Fill a registered method's recipe for one run.
 
-    A method's TOML holds the recipe's tables; those under `[dataset.NAME]` replace them for that data set, and `changes`
-    (nested dicts) replace both. `base = "FILE.toml"` names a file beside it in the package, to which all this is a change. A
-    component that is replaced by another starts without the other's `args`.
+    A method's TOML holds the recipe's tables. Those under `[on.NAME]` replace them for the data set NAME, and `changes`
+    (nested dicts) replace both. `base = "FILE.toml"` names a file beside it in the package; the method's own tables are laid
+    over that file's. A component that is replaced by another starts without the other's `args`.
 
     Raises:
         UnknownNameError: no such method or component.
         ConfigError: the result does not follow the schema, or a component does not take its `args`.
-        PluginError: a component cannot be imported.
+        PluginError: the method's recipe is no TOML, or a component cannot be imported.
     """
     component, _ = registry().get("method", method)
-    data: dict[str, Any] = {}
-    layers = [tomllib.loads(component.load())]
+    layers = [_read_layer(component)]
     if isinstance(base := layers[0].pop("base", None), str):
-        layers.insert(0, tomllib.loads(component.beside(base).load()))
+        layers.insert(0, _read_layer(component.beside(base)))
+    data: dict[str, Any] = {}
     for layer in layers:
-        special = layer.pop("dataset", {}).get(dataset, {})
-        data = merge(merge(data, layer), special)
+        on_this_dataset = _pop_on(layer, component).get(dataset, {})
+        data = merge(merge(data, layer), on_this_dataset)
     data = merge(data, changes or {})
     for kind in COMPONENTS:
         ref = data.get(kind)
@@ -178,6 +179,30 @@ def make_recipe(
                 f"{key!r} is not among a recipe's changes; give it {'as METHOD' if key == 'method' else f'by --{key}'}."
             )
     return _checked(validate(Recipe, {**facts, **data}, f"The recipe of {method}"))
+
+
+def _read_layer(component: Component) -> dict[str, Any]:
+    """Read a method's TOML, or its base's."""
+    try:
+        return tomllib.loads(component.load())
+    except tomllib.TOMLDecodeError as error:
+        raise PluginError(
+            f"The recipe {component.target} of package {component.owner} is no TOML ({error}); correct it, or update "
+            f"{component.owner}."
+        ) from error
+
+
+def _pop_on(layer: dict[str, Any], method: Component) -> dict[str, Any]:
+    """Take the tables `[on.NAME]` out of a method's TOML; before 0.2 they were written `[dataset.NAME]`."""
+    tables: dict[str, Any] = layer.pop("on", {})
+    if isinstance(layer.get("dataset"), dict):
+        warnings.warn(
+            f"The recipe of method {method.name!r} ({method.owner}) says [dataset.NAME]; write [on.NAME] instead.",
+            FutureWarning,
+            stacklevel=3,
+        )
+        tables = merge(layer.pop("dataset"), tables)
+    return tables
 
 
 def read_recipe(path: str | Path) -> Recipe:

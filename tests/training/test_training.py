@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hashzoo.cli import app
 from hashzoo.data import Protocol, make_lists, protocols
-from hashzoo.errors import ConfigError, DataError, UnknownNameError
+from hashzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from hashzoo.evaluation.evaluate import encode_protocol, evaluate, write_results
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
@@ -812,7 +812,7 @@ size = [32, 32]
 [optimization]
 epochs = 5
 lr = 0.1
-[dataset.cifar10]
+[on.cifar10]
 optimization = { epochs = 7, batch_size = 32 }
 """
     own = """
@@ -824,7 +824,7 @@ name = "dsbh"
 args = { class_weight = 2.0 }
 [optimization]
 epochs = 9
-[dataset.cifar10]
+[dataset.cifar10]  # as 0.1 spelled it
 optimization = { batch_size = 16 }
 """
     module = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_methods(register):\n"
@@ -832,8 +832,13 @@ optimization = { batch_size = 16 }
     files = {"zoo_on_base/__init__.py": module, "zoo_on_base/base.toml": base, "zoo_on_base/own.toml": own}
     site.add("zoo-on-base", files, {"based": "zoo_on_base"})
     with using(discover()):
-        recipe = make_recipe("on-base", bits=12, dataset="cifar10", protocol="tiny")
-        other = make_recipe("on-base", bits=12, dataset="folder", protocol="split")
+        with pytest.warns(FutureWarning, match=r"'on-base' \(zoo-on-base\) says \[dataset.NAME\]; write \[on.NAME\]"):
+            recipe = make_recipe("on-base", bits=12, dataset="cifar10", protocol="tiny")
+        with pytest.warns(FutureWarning):
+            other = make_recipe("on-base", bits=12, dataset="folder", protocol="split")
+        (site.folder / "zoo_on_base" / "own.toml").write_text("a = = 1")
+        with pytest.raises(PluginError, match=r"The recipe zoo_on_base:own.toml of package zoo-on-base is no TOML"):
+            make_recipe("on-base", bits=12, dataset="cifar10", protocol="tiny")
     assert (recipe.quantizer.name, recipe.quantizer.args) == ("sign", {})  # another component, without the other's args
     assert recipe.loss.args == {"pair_weight": 0.5, "class_weight": 2.0}
     settings = recipe.optimization
