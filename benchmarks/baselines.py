@@ -26,7 +26,7 @@ from hashzoo.evaluation import evaluate
 from hashzoo.files import replacing
 from hashzoo.registry import registry
 from hashzoo.release.table import read_entries
-from hashzoo.training import Recipe, make_recipe, read_recipe, train
+from hashzoo.training import Recipe, make_recipe, read_recipe, run_recipe
 from hashzoo.training.recipe import merge
 from hashzoo.zoo.names import shipped_folder
 from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
@@ -125,7 +125,7 @@ def add(path: Path, row: dict[str, Any], order: list[str]) -> None:
 def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, Any]:
     """Train and measure one cell."""
     with tempfile.TemporaryDirectory() as out:
-        folder = train(recipe, out, device="cpu", pool=pool)
+        folder = run_recipe(recipe, out, device="cpu", pool=pool)
         began = time.monotonic()
         row, _ = evaluate(folder, device="cpu", pool=pool, float_cosine=float_cosine)
         seconds = time.monotonic() - began

@@ -20,7 +20,7 @@ from hashzoo.config import read_json
 from hashzoo.data import open_pool
 from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.machine import choose_device
-from hashzoo.training import Recipe, make_recipe, train
+from hashzoo.training import Recipe, make_recipe, run_recipe
 from hashzoo.zoo.results import Results
 
 
@@ -102,7 +102,7 @@ def train_zoo(out: Path, names: list[str], seeds: list[int], device: str | None)
         for seed in seeds:
             recipe = recipe_of(name, seed)
             data = pool(recipe.dataset)
-            folder = train(recipe, out / f"{name}-seed{seed}", device=device, pool=data)
+            folder = run_recipe(recipe, out / f"{name}-seed{seed}", device=device, pool=data)
             if not read_json(Results, folder / "results.json").rows:
                 row, published = evaluate(folder, device=choose_device(device), pool=data)
                 write_results(folder, row, published)

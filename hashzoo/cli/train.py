@@ -34,31 +34,11 @@ def train(
 
     Example: hashzoo train dahp --dataset cifar10 --bits 48 --out runs/dahp
     """
-    from hashzoo.codes import check_bits
-    from hashzoo.training import make_recipe, read_recipe
     from hashzoo.training import train as run
 
-    if method.endswith(".toml"):
-        if change or dataset or bits or protocol:
-            raise ConfigError("A recipe file is run as it is but for --seed; edit it instead of giving other options.")
-        recipe = read_recipe(method)
-        recipe = recipe if seed is None else recipe.model_copy(update={"seed": seed})
-    else:
-        dataset, bits = dataset or "cifar10", 48 if bits is None else bits
-        check_bits(bits)
-        from hashzoo.data.datasets import default_protocol
-
-        try:
-            changes: dict[str, Any] = tomllib.loads("\n".join(change or []))
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"--set takes TOML such as 'optimization.epochs = 3' ({error}).") from error
-        recipe = make_recipe(
-            method,
-            bits=bits,
-            dataset=dataset,
-            protocol=protocol or default_protocol(dataset),
-            seed=seed or 0,
-            changes=changes,
-        )
-    folder = run(recipe, out, device=device)
-    say(folder)
+    try:
+        changes: dict[str, Any] = tomllib.loads("\n".join(change or []))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--set takes TOML such as 'optimization.epochs = 3' ({error}).") from error
+    model = run(method, out, dataset=dataset, bits=bits, protocol=protocol, seed=seed, device=device, changes=changes)
+    say(model.folder)

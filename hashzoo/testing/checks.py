@@ -27,10 +27,10 @@ from hashzoo.hookspecs import Backbone
 from hashzoo.model import HashModel
 from hashzoo.registry import GIVEN, GROUP, HOOKS, registry
 from hashzoo.testing.rigs import BITS, CLASSES, BackboneRig, LossRig, MethodRig, Rig, made_up_pool
-from hashzoo.training import read_recipe, train
-from hashzoo.training.loop import build
+from hashzoo.training import read_recipe, run_recipe
 from hashzoo.training.optimizer import make_optimizer
 from hashzoo.training.recipe import recipe_toml
+from hashzoo.training.run import build
 from hashzoo.zoo import load
 from hashzoo.zoo.folder import open_folder, save_folder
 
@@ -478,7 +478,7 @@ def check_trains_and_loads(subject: Subject) -> None:
         contextlib.redirect_stderr(io.StringIO()),  # its log is not the report
         unittest.mock.patch.dict(os.environ, {"HASHZOO_CACHE": out}),
     ):
-        model = load(f"local-dir:{train(recipe, out, device='cpu', pool=pool)}")
+        model = load(f"local-dir:{run_recipe(recipe, out, device='cpu', pool=pool)}")
     codes = model.encode(pool.images)
     if codes != model.encode(pool.images, batch_size=1):
         raise AssertionError("the trained model's codes depend on the batch")

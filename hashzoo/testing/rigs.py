@@ -19,7 +19,7 @@ from hashzoo.errors import HashzooError, PluginError
 from hashzoo.hookspecs import HashOutput
 from hashzoo.model import HashModel, build_component
 from hashzoo.training import Recipe, make_recipe
-from hashzoo.training.loop import build
+from hashzoo.training.run import build
 
 if TYPE_CHECKING:
     from hashzoo.testing import Subject

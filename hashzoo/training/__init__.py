@@ -1,6 +1,6 @@
-"""Recipes, and the loop that runs them."""
+"""Recipes, and the runs that train a model by one."""
 
-from hashzoo.training.loop import train
 from hashzoo.training.recipe import Recipe, make_recipe, read_recipe
+from hashzoo.training.run import run_recipe, train
 
-__all__ = ["Recipe", "make_recipe", "read_recipe", "train"]
+__all__ = ["Recipe", "make_recipe", "read_recipe", "run_recipe", "train"]

@@ -20,8 +20,8 @@ from hashzoo.model import HashModel
 from hashzoo.training.recipe import Augment, Recipe
 
 
-def load(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
-    """Load the training list.
+def training_inputs(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
+    """Decode the images of the training list, or give their features where the backbone is frozen.
 
     Returns:
         uint8 (n, 3, S, S); of a frozen backbone its features, float32 (1 + versions, n, ...), of unchanged images first.
@@ -48,7 +48,7 @@ def _plain_features(model: HashModel, pool: ImagePool, positions: NDArray[np.int
     return backbone_features(model, pool, whole)[torch.from_numpy(positions)]
 
 
-def onto(device: torch.device, images: Tensor) -> Tensor:
+def move_if_it_fits(images: Tensor, device: torch.device) -> Tensor:
     """Move the whole list to the device if that leaves half of its free memory; else it stays, and batches move."""
     if device.type == "cuda" and 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]:
         return images.to(device)
@@ -114,21 +114,21 @@ class Validation:
                 yield model.relaxed(batch)
 
 
-def draw(
+def draw_batch(
     images: Tensor, chosen: Tensor, recipe: Recipe, epoch: int, views: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Make a step's batch of the images `chosen`, int64 (n,); with several views, view by view.
 
     Args:
-        images: of the whole list, as `load` gives them, on any device; the batch is made there.
-        chosen: rows of N, on the CPU.
+        images: of the whole list, as `training_inputs` gives them, on any device; the batch is made there.
+        chosen: rows of the list, on the CPU.
         recipe: says how images are changed.
         epoch: counted from 0.
-        views: of each image; as far as there are versions, of different ones.
+        views: changed copies of each image. Of a frozen backbone each is of another stored version while there are enough.
         generator: of all that is random, on the CPU.
 
     Returns:
-        The batch, and the row of N that each of its items is of, int64 (views * n,), on the CPU.
+        The batch, and which row of the list each of its items is, int64 (views * n,), on the CPU.
     """
     rows = chosen.repeat(views)
     view = torch.arange(views).repeat_interleave(len(chosen))

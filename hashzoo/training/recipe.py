@@ -11,8 +11,9 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
-from hashzoo.codes import MAX_BITS, MIN_BITS
+from hashzoo.codes import MAX_BITS, MIN_BITS, check_bits
 from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
+from hashzoo.data.datasets import default_protocol
 from hashzoo.errors import ConfigError, PluginError
 from hashzoo.model import check_component
 from hashzoo.registry import Component, registry
@@ -127,6 +128,45 @@ class Recipe(Schema):
         if self.init and self.optimization.pretrained:
             raise ValueError("init and optimization.pretrained both say where the backbone starts; keep one")
         return self
+
+
+def find_recipe(
+    method: str | Path | Recipe,
+    *,
+    dataset: str | None = None,
+    bits: int | None = None,
+    protocol: str | None = None,
+    seed: int | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Recipe:
+    """Give the recipe that a run is asked for by a method's name with its options, by a recipe.toml, or by a recipe.
+
+    Args:
+        method: a method's name; a file, as a `Path` or a text that ends in ".toml"; or a recipe.
+        dataset: of a method; default "cifar10".
+        bits: of a method; default 48.
+        protocol: of a method; default the data set's own.
+        seed: default 0, or the recipe's own.
+        changes: of a method, see `make_recipe`.
+
+    Raises:
+        ConfigError: a recipe comes with an option that only a method takes.
+        HashzooError: as `make_recipe` and `read_recipe`.
+    """
+    if isinstance(method, str) and not method.endswith(".toml"):
+        dataset = dataset or "cifar10"
+        return make_recipe(
+            method,
+            bits=check_bits(48 if bits is None else bits),
+            dataset=dataset,
+            protocol=protocol or default_protocol(dataset),
+            seed=seed or 0,
+            changes=changes,
+        )
+    if changes or dataset or bits or protocol:
+        raise ConfigError("A recipe is run as it is but for its seed; edit it instead of giving other options.")
+    recipe = method if isinstance(method, Recipe) else read_recipe(method)
+    return recipe if seed is None else recipe.model_copy(update={"seed": seed})
 
 
 def make_recipe(

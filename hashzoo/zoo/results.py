@@ -20,7 +20,8 @@ class TrainingFacts(Schema):
         commit: of hashzoo's repository, "unknown" outside a checkout, with "+changes" where it had uncommitted ones.
         init: where the weights started.
         kept_epoch: the epoch, counted from 1, whose weights were the best on training images kept aside; None: the last's.
-        seen: (data set, protocol) that what it started from was trained under, and what that started from, if not its own.
+        seen: training lists that the starting weights had seen, directly or through an earlier start: (data set, protocol)
+            pairs other than this run's own.
         frozen: whether the backbone stayed as it started, so that its features may come from the cache.
         base_model: Hub id of the published weights that the backbone started from.
         data_license: of the training data; None if hashzoo does not know the data set.

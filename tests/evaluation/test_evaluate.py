@@ -16,7 +16,7 @@ from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.files import write_text
 from hashzoo.preprocess import read_image
 from hashzoo.release.table import page, read_entries
-from hashzoo.training import make_recipe, train
+from hashzoo.training import make_recipe, run_recipe
 from hashzoo.zoo.results import Repeat, Results
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch, tiny_pool):
     def run(protocol, seed=0, **changes):
         changes = {"optimization": {"epochs": 2, "batch_size": 20, "precision": "float32"}} | changes
         recipe = make_recipe("dsbh", bits=12, dataset="cifar10", protocol=protocol, seed=seed, changes=changes)
-        return train(recipe, tmp_path / f"{protocol}-{seed}-{len(changes)}", device="cpu", pool=tiny_pool)
+        return run_recipe(recipe, tmp_path / f"{protocol}-{seed}-{len(changes)}", device="cpu", pool=tiny_pool)
 
     return run
 
@@ -62,7 +62,7 @@ def test_queries_in_a_folder_of_another_name_are_told_by_their_pixels(run, tmp_p
             path.write_bytes(encoded(read_image(tiny_pool.images[row]).permute(1, 2, 0).numpy(), "WEBP", lossless=True))
     changes = {"optimization": {"epochs": 1, "batch_size": 20, "precision": "float32"}}
     recipe = make_recipe("dsbh", bits=12, dataset=str(tmp_path / "pictures"), protocol="split", changes=changes)
-    folder = train(recipe, tmp_path / "run", device="cpu")
+    folder = run_recipe(recipe, tmp_path / "run", device="cpu")
     evaluate(folder)
     with pytest.raises(
         DataError, match="trained, on pictures under split, on 3 of the 40 queries of tiny; train it under"

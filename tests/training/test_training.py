@@ -22,11 +22,14 @@ from hashzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from hashzoo.evaluation.evaluate import encode_protocol, evaluate, write_results
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
-from hashzoo.training import Recipe, loop, make_recipe, read_recipe, train
-from hashzoo.training.batches import Validation, augment, keep_aside, window_side
-from hashzoo.training.loop import set_learning_rate, to_csv
+from hashzoo.training import Recipe, loop, make_recipe, read_recipe, run_recipe, train
+from hashzoo.training.batches import Validation, augment, draw_batch, keep_aside, training_inputs, window_side
+from hashzoo.training.loop import to_csv
+from hashzoo.training.optimizer import make_optimizer, set_learning_rate
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
+from hashzoo.training.run import build, write_model
 from hashzoo.zoo.folder import open_folder
+from hashzoo.zoo.names import shipped_folder
 
 FROZEN = {"backbone_lr": 0.0}
 TINY = {"name": "tiny", "dataset": "cifar10", "summary": "", "draw": "tiny-0"}
@@ -46,7 +49,7 @@ def run(tmp_path, monkeypatch, tiny_pool):
     monkeypatch.setitem(protocols._protocols(), "tiny", Protocol(**TINY))
 
     def run(name, recipe):
-        train(recipe, tmp_path / name, device="cpu", pool=tiny_pool)
+        run_recipe(recipe, tmp_path / name, device="cpu", pool=tiny_pool)
         return tmp_path / name
 
     return run
@@ -101,7 +104,7 @@ def test_a_run_is_plain_gradient_descent(run, tiny_pool):
     recipe = make(augment={"flip": False, "shift": 0}, **settings)
     folder = run("run", recipe)
     torch.manual_seed(recipe.seed)
-    model, loss = loop.build(recipe, tiny_pool)
+    model, loss = build(recipe, tiny_pool)
     rows = make_lists(Protocol(**TINY), tiny_pool).train
     images = model.preprocess([tiny_pool.images[row] for row in rows])
     targets = torch.from_numpy(tiny_pool.labels[rows])
@@ -123,7 +126,7 @@ def test_a_run_is_plain_gradient_descent(run, tiny_pool):
 KILLED = """
 import pickle, sys, time
 from hashzoo.data import Protocol, protocols
-from hashzoo.training import loop, read_recipe
+from hashzoo.training import loop, read_recipe, run_recipe
 import torch
 
 folder, threads = sys.argv[1], int(sys.argv[2])
@@ -131,14 +134,14 @@ torch.set_num_threads(threads)
 with open(f"{folder}/tiny.pickle", "rb") as file:
     facts, pool = pickle.load(file)
 protocols._protocols()["tiny"] = Protocol(**facts)
-draw = loop.draw
+draw = loop.draw_batch
 
 def slow(images, chosen, recipe, epoch, views, generator):
     time.sleep(0.5 if epoch else 0)  # the kill comes in the middle of the second epoch
     return draw(images, chosen, recipe, epoch, views, generator)
 
-loop.draw = slow
-loop.train(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", pool=pool)
+loop.draw_batch = slow
+run_recipe(read_recipe(f"{folder}/recipe.toml"), f"{folder}/run", device="cpu", pool=pool)
 """
 
 
@@ -177,10 +180,51 @@ def test_a_run_killed_before_its_last_log_writes_it(run):
     assert log(folder) == before
 
 
-def test_a_run_may_take_no_time(run, monkeypatch):
+def test_the_time_of_short_epochs_adds_up(run, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock) * 0.001)}))
-    run("fast", make(epochs=1))
+    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock) * 0.0123)}))
+    folder = run("fast", make(epochs=30))
+    facts = json.loads((folder / make().name / "results.json").read_text())["training"]
+    assert facts["seconds"] == pytest.approx(30 * 0.0123, abs=1e-3)
+    assert facts["images_per_s"] == pytest.approx(60 / 0.0123, rel=1e-3)
+    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: 0.0)}))
+    run("in no time", make(epochs=1))
+
+
+LOSS = {
+    "zoo_edited/__init__.py": "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_losses(register):\n"
+    "    register('edited', 'zoo_edited.loss:Edited', summary='A loss that its author changes')\n",
+    "zoo_edited/loss.py": """
+import torch
+class Edited(torch.nn.Module):
+    def __init__(self, bits, num_classes, multi_label=False):
+        super().__init__()
+
+    def forward(self, output, targets):
+        return {"size": 1.0 * output.u.square().mean()}
+""",
+}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "killed"])
+def test_a_run_of_other_code_is_refused(run, site, finished):
+    """The recipe is the same, but the plugin's author has changed the loss since."""
+    site.add("zoo-edited", LOSS, {"edited": "zoo_edited"})
+    with using(discover()):
+        recipe = make(epochs=1, loss={"name": "edited"})
+        folder = run("one", recipe)
+        run("one", recipe)  # the same code: left as it is
+        before = weights(folder)
+        if not finished:
+            shutil.rmtree(folder / recipe.name)
+        path = site.folder / "zoo_edited" / "loss.py"
+        path.write_text(path.read_text().replace("1.0 *", "9.0 *"))
+        way_out = r"its model is .*12bit\. Choose another" if finished else "choose another"
+        with pytest.raises(ConfigError, match=rf"made by other code of zoo_edited; {way_out} --out, or remove that"):
+            run("one", recipe)
+        assert not finished or weights(folder) == before
+        (folder / "code.json").unlink()  # as hashzoo 0.1 left it
+        run("one", recipe)
 
 
 def test_two_precisions_in_one_process(run):
@@ -460,13 +504,13 @@ def test_the_best_epoch_on_images_kept_aside(run, tiny_pool, monkeypatch, frozen
     """The kept weights are those of the epoch that the log says, and are not trained on what was kept aside."""
     recipe = make(validate_share=1 / 3, keep="best", epochs=4, lr=0.02, **(FROZEN if frozen else {}))
     loaded = []
-    real = loop.load
+    real = training_inputs
 
     def watched(model, recipe, pool, positions):
         loaded.append(positions)
         return real(model, recipe, pool, positions)
 
-    monkeypatch.setattr(loop, "load", watched)
+    monkeypatch.setattr("hashzoo.training.run.training_inputs", watched)
     folder = run("best", recipe)
     rows = [float(row["validation_map"]) for row in log(folder)]
     facts = json.loads((folder / recipe.name / "results.json").read_text())["training"]
@@ -492,7 +536,7 @@ def test_a_fold_leaves_the_plain_network(run, tiny_pool):
     }
     recipe = make_recipe("dphb", bits=12, dataset="cifar10", protocol="tiny", changes=changes)
     trained = []
-    real = loop.write_model
+    real = write_model
 
     def watched(folder, model, *rest):
         batch = model.preprocess.normalise(tiny_pool.fitted(np.arange(8), model.preprocess))
@@ -501,7 +545,7 @@ def test_a_fold_leaves_the_plain_network(run, tiny_pool):
         return real(folder, model, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "write_model", watched)
+        patch.setattr("hashzoo.training.run.write_model", watched)
         folder = run("folded", recipe) / recipe.name
     model = open_folder(folder)
     assert model.config.backbone.args == {"fc_features": 16, "dropout": 0.2, "batch_norm": False}
@@ -515,7 +559,7 @@ def test_parameter_groups(make_model):
     model, loss = make_model(), torch.nn.Linear(12, 10)
     for kind in ("sgd", "adamw"):
         settings = Optimization(epochs=1, lr=0.5, backbone_lr=0.1, weight_decay=0.3, optimizer=kind)
-        groups = loop.make_optimizer(settings, model, loss).param_groups
+        groups = make_optimizer(settings, model, loss).param_groups
         found = {id(member): (group["scale"], group["weight_decay"]) for group in groups for member in group["params"]}
         for name, parameter in [*model.named_parameters(), *loss.named_parameters()]:
             scale = 0.1 if name.startswith("backbone.") else 1.0
@@ -533,7 +577,8 @@ def test_a_recipe_is_a_value():
 def test_a_recipe_file_takes_another_seed_and_nothing_else(tmp_path, monkeypatch):
     path, recipe, trained = tmp_path / "recipe.toml", make(seed=1), []
     path.write_text(recipe_toml(recipe))
-    monkeypatch.setattr("hashzoo.training.train", lambda recipe, *_, **__: trained.append(recipe))
+    model = shipped_folder() / "dsbh-cnn3-cifar10-48bit"
+    monkeypatch.setattr("hashzoo.training.run.run_recipe", lambda recipe, *_, **__: trained.append(recipe) or model)
 
     def command(*arguments):
         return CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path), *arguments]).exception
@@ -542,8 +587,24 @@ def test_a_recipe_file_takes_another_seed_and_nothing_else(tmp_path, monkeypatch
     assert trained == [recipe, recipe.model_copy(update={"seed": 0}), recipe.model_copy(update={"seed": 2})]
     for option in (["--bits", "12"], ["--dataset", "cifar10"], ["--protocol", "cifar10-54k"], ["--set", "seed = 1"]):
         error = command(*option)
-        assert isinstance(error, ConfigError) and "A recipe file is run as it is but for --seed" in str(error)
+        assert isinstance(error, ConfigError) and "A recipe is run as it is but for its seed" in str(error)
     assert len(trained) == 3
+
+
+def test_train_takes_a_method_a_file_or_a_recipe_and_gives_a_model(run, tmp_path, tiny_pool):
+    recipe = make(epochs=1)
+    (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
+    options = {"bits": 12, "dataset": "cifar10", "protocol": "tiny"}
+    changes = {"optimization": {"epochs": 1, "batch_size": 20, "lr": 1e-3, "precision": "float32"}}
+    changes["augment"] = {"flip": True, "plain_epochs": 3}
+    made = [
+        train("dsbh", tmp_path / "a", **options, changes=changes, device="cpu", pool=tiny_pool),
+        train(tmp_path / "recipe.toml", tmp_path / "b", device="cpu", pool=tiny_pool),
+        train(recipe, tmp_path / "c", device="cpu", pool=tiny_pool),
+    ]
+    assert [model.folder for model in made] == [tmp_path / name / recipe.name for name in "abc"]
+    assert len({weights(tmp_path / name) for name in "abc"}) == 1
+    assert len(made[0].encode(tiny_pool.images[:3])) == 3
 
 
 @pytest.mark.parametrize(
@@ -563,9 +624,9 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
     folder = run("frozen", recipe) / recipe.name
     assert recipe.frozen and not make().frozen
     model = open_folder(folder)
-    start, _ = loop.build(recipe, tiny_pool)
+    start, _ = build(recipe, tiny_pool)
     torch.manual_seed(recipe.seed)
-    start, _ = loop.build(recipe, tiny_pool)
+    start, _ = build(recipe, tiny_pool)
     for name, tensor in start.backbone.state_dict().items():
         assert torch.equal(tensor, model.backbone.state_dict()[name]), name
     assert not torch.equal(start.head.linear.weight.half(), model.head.linear.weight.half())
@@ -602,12 +663,12 @@ def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
 def test_versions_of_a_frozen_backbones_images_are_changed(tiny_pool, monkeypatch):
     monkeypatch.setitem(protocols._protocols(), "tiny", Protocol(**TINY))
     recipe = make(augment={"plain_epochs": 2, "versions": 1}, epochs=2, **FROZEN)  # each epoch is a plain one
-    model, _ = loop.build(recipe, tiny_pool)
+    model, _ = build(recipe, tiny_pool)
     positions = make_lists(Protocol(**TINY), tiny_pool).train
-    plain, changed = loop.load(model, recipe, tiny_pool, positions)
+    plain, changed = training_inputs(model, recipe, tiny_pool, positions)
     assert not torch.equal(plain, changed)
     closed = recipe.model_copy(update={"loss": None})  # sees the first alone
-    assert torch.equal(loop.load(model, closed, tiny_pool, positions), plain[None])
+    assert torch.equal(training_inputs(model, closed, tiny_pool, positions), plain[None])
 
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 1.0], ids=["frozen", "whole"])
@@ -693,7 +754,7 @@ def test_versions_and_views():
     recipe = make(augment={"versions": 2}, **FROZEN)
     seen = set()
     for seed in range(20):
-        batch, rows = loop.draw(images, chosen, recipe, 0, 2, torch.Generator().manual_seed(seed))
+        batch, rows = draw_batch(images, chosen, recipe, 0, 2, torch.Generator().manual_seed(seed))
         assert rows.tolist() == [7, 2, 5, 1] * 2
         assert (batch[:, 0] % 100).tolist() == rows.tolist()
         first, second = (batch[:, 0] // 100).chunk(2)
@@ -702,7 +763,7 @@ def test_versions_and_views():
     assert seen == {0, 1, 2}
     ramp = torch.arange(32 * 32).view(1, 1, 32, 32).expand(10, 3, -1, -1).to(torch.uint8)
     moving = make(augment={"plain_epochs": 0})
-    batch, rows = loop.draw(ramp, chosen, moving, 0, 2, torch.Generator().manual_seed(0))
+    batch, rows = draw_batch(ramp, chosen, moving, 0, 2, torch.Generator().manual_seed(0))
     assert batch.shape == (8, 3, 32, 32) and not torch.equal(*batch.chunk(2))
 
 
@@ -851,7 +912,7 @@ optimization = { batch_size = 16 }
 SHARED = """
 import pickle, sys
 from hashzoo.data import Protocol, protocols
-from hashzoo.training import read_recipe, train
+from hashzoo.training import read_recipe, run_recipe
 import torch
 
 folder, out = sys.argv[1:3]
@@ -859,7 +920,7 @@ torch.set_num_threads(1)
 with open(f"{folder}/tiny.pickle", "rb") as file:
     facts, pool = pickle.load(file)
 protocols._protocols()["tiny"] = Protocol(**facts)
-print(train(read_recipe(f"{folder}/recipe.toml"), out, device="cpu", pool=pool))
+print(run_recipe(read_recipe(f"{folder}/recipe.toml"), out, device="cpu", pool=pool))
 """
 
 
@@ -893,7 +954,7 @@ def test_a_batch_that_cannot_be_shared_evenly(run, monkeypatch):
         def __init__(self, cpu):
             self.num_processes = 3
 
-    monkeypatch.setattr(loop, "Accelerator", Three)
+    monkeypatch.setattr("hashzoo.training.run.Accelerator", Three)
     with pytest.raises(ConfigError, match="A batch of 20 cannot be shared by 3 processes; start a number"):
         run("three", make())
 
@@ -903,18 +964,18 @@ def test_no_path_of_a_data_set_is_published(tmp_path, tiny_pool, monkeypatch):
     recipe = make().model_copy(update={"dataset": str(tmp_path / "private" / "pictures"), "protocol": "split"})
     pool = dataclasses.replace(tiny_pool, name="pictures")
     asked = []
-    monkeypatch.setattr("hashzoo.training.loop.open_pool", lambda name: asked.append(name) or pool)
+    monkeypatch.setattr("hashzoo.training.run.open_pool", lambda name: asked.append(name) or pool)
     monkeypatch.setattr(
         sys.modules["hashzoo.evaluation.evaluate"], "open_pool", lambda name: asked.append(name) or pool
     )
-    folder = loop.train(recipe, tmp_path / "run", device="cpu")
+    folder = run_recipe(recipe, tmp_path / "run", device="cpu")
     write_results(folder, *evaluate(folder))
     assert asked == [recipe.dataset] * 2
     assert read_recipe(tmp_path / "run" / "recipe.toml") == recipe
     assert read_recipe(folder / "recipe.toml").dataset == "pictures"
     start = shutil.copytree(folder, tmp_path / "private" / "model")
     started = recipe.model_copy(update={"init": f"local-dir:{start}"})
-    again = loop.train(started, tmp_path / "started", device="cpu")
+    again = run_recipe(started, tmp_path / "started", device="cpu")
     assert read_recipe(again / "recipe.toml").init == recipe.name
     for path in (*folder.iterdir(), *again.iterdir()):
         assert b"private" not in path.read_bytes(), path
