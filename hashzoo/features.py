@@ -131,7 +131,7 @@ def _key(
         "structure": str(model.backbone),
         "code": code_of([Preprocess, ImagePool, *map(type, model.backbone.modules()), *([change] if change else [])]),
         "libraries": provenance.versions() | {"pillow": PIL.__version__},
-        "preprocess": model.preprocess.config.model_dump(),
+        "preprocess": model.preprocess.id,
         "data": (pool.copy, pool.side),
         "device": model.device.type,
         "precision": PRECISION,

@@ -22,7 +22,7 @@ from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, Unkno
 from hashzoo.files import sha256
 from hashzoo.hookspecs import HashOutput
 from hashzoo.precision import Precision, check_precision, without_tf32
-from hashzoo.preprocess import ImageLike, Preprocess, read_image
+from hashzoo.preprocess import ImageLike, Preprocess
 from hashzoo.registry import registry
 
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ImageError], object]
@@ -223,7 +223,7 @@ class HashModel(nn.Module):
             positions: list[int] = []
             for position, image in chunk:
                 try:
-                    ready.append(self.preprocess.fit(read_image(image)))
+                    ready.append(self.preprocess.fitted(image))
                     positions.append(position)
                 except ImageError as error:
                     if on_error == "raise":

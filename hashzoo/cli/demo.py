@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import importlib.resources
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hashzoo.cli.output import print_table, say
-from hashzoo.cli.search import FOR_PICTURES, find_images, make_index, scan
-from hashzoo.errors import ImageError
+from hashzoo.cli.search import FOR_PICTURES, make_index, scan
 from hashzoo.machine import local_data
-from hashzoo.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIDE = 160  # pixels of a picture on the page
+    from hashzoo.pictures.page import Group
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,6 +40,8 @@ def demo(
     pictures are indexed and each one's nearest neighbours shown.
     """
     import hashzoo
+    from hashzoo.files import write_text
+    from hashzoo.pictures.page import render
 
     out.mkdir(parents=True, exist_ok=True)
     model = model or ("dahp-resnet18-cifar10-48bit" if images is None else FOR_PICTURES)
@@ -53,40 +50,39 @@ def demo(
         title, groups = _against_published_codes(loaded, model, k)
     else:
         title, groups = _within_folder(loaded, images, out, k)
-    page = _render(title, groups)
-    from hashzoo.files import write_text
-
-    write_text(out / "index.html", page)
+    write_text(out / "index.html", render(title, groups))
     say(f"Open {out / 'index.html'} in a browser.")
 
 
-def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[dict[str, Any]]]:
+def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[Group]]:
     """Search the shipped photographs in the model's own database codes; pictures are shown where the data set is at hand."""
     from hashzoo import Index
+    from hashzoo.pictures import sources
+    from hashzoo.pictures.page import Group, Neighbour, thumbnail
     from hashzoo.zoo import resolve
     from hashzoo.zoo.published_codes import FILE, read_codes
 
     published = read_codes(resolve(name) / FILE)
     index = Index(published.codes["database"], ids=published.positions["database"])
     row_of = {item: row for row, item in enumerate(published.positions["database"].tolist())}
-    photos = find_images(_photos())
+    photos = list(sources.scan(_photos()).files)
     hits = index.search(model.encode(photos), k=k)
     picture = _database_pictures(published.protocol)
     groups = []
     for row, photo in enumerate(photos):
         near = [
-            {
-                "distance": int(distance),
-                "caption": _classes(published, row_of[int(item)]),
-                "picture": picture(int(item)),
-                "title": f"database image {item}",
-            }
+            Neighbour(
+                distance=int(distance),
+                caption=_classes(published, row_of[int(item)]),
+                title=f"database image {item}",
+                picture=picture(int(item)),
+            )
             for distance, item in zip(hits.distances[row], hits.ids[row], strict=True)
         ]
-        groups.append({"picture": _thumbnail(photo), "caption": Path(photo).name, "hits": near})
+        groups.append(Group(Path(photo).name, thumbnail(photo), near))
         print_table(
             [f"nearest to {Path(photo).name}", "distance", "class"],
-            [[hit["title"], hit["distance"], hit["caption"]] for hit in near],
+            [[hit.title, hit.distance, hit.caption] for hit in near],
         )
     count = len(index)
     return f"{model.name}: photographs searched among {count:,} codes of {published.protocol}", groups
@@ -98,9 +94,10 @@ def _classes(published: Any, row: int) -> str:
     return ", ".join(published.classes[number] for number in (label.nonzero()[0] if label.ndim else [label]))
 
 
-def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, list[dict[str, Any]]]:
+def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, list[Group]]:
     """Index a folder and show each picture's nearest others."""
     from hashzoo import Index
+    from hashzoo.pictures.page import Group, Neighbour, thumbnail
 
     key = f"{model.name} {folder.resolve()}"  # an index for each
     place = out / f"index-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -114,20 +111,13 @@ def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, li
     groups = []
     for row, path in enumerate(paths[:shown]):
         near = [
-            {
-                "distance": int(distance),
-                "caption": Path(where).name,
-                "picture": _thumbnail(where),
-                "title": where,
-            }
+            Neighbour(int(distance), Path(where).name, where, thumbnail(where))
             for distance, item, where in zip(hits.distances[row], hits.ids[row], hits.paths[row], strict=True)
             if item != index.ids[row]
         ][:k]
-        groups.append({"picture": _thumbnail(path), "caption": Path(path).name, "hits": near})
+        groups.append(Group(Path(path).name, thumbnail(path), near))
         if row < 20:
-            print_table(
-                [f"nearest to {Path(path).name}", "distance"], [[hit["caption"], hit["distance"]] for hit in near]
-            )
+            print_table([f"nearest to {Path(path).name}", "distance"], [[hit.caption, hit.distance] for hit in near])
     note = f", the first {shown} shown" if shown < len(index) else ""
     return f"{model.name}: {len(index):,} pictures of {folder}{note}", groups
 
@@ -141,39 +131,10 @@ def _photos() -> Path:
 def _database_pictures(protocol: str) -> Callable[[int], str | None]:
     """Give a database image by its position in the data set, if $HASHZOO_DATA holds the data set; else None."""
     from hashzoo.data import get_protocol, open_pool
+    from hashzoo.pictures.page import thumbnail
 
     dataset = get_protocol(protocol).dataset
     if not any(path.is_dir() for path in local_data(dataset)):
         return lambda position: None
     pool = open_pool(dataset)
-    return lambda position: _thumbnail(pool.images[position])
-
-
-def _thumbnail(image: str | bytes) -> str | None:
-    """A picture as a data URI of at most SIDE pixels; None if it cannot be read any more."""
-    from torchvision.transforms.v2.functional import to_pil_image
-
-    from hashzoo.preprocess import read_image
-
-    try:
-        picture = to_pil_image(read_image(image))
-    except ImageError:
-        return None
-    picture.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG" if max(picture.size) <= 64 else "JPEG")
-    kind = "png" if max(picture.size) <= 64 else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _render(title: str, groups: list[dict[str, Any]]) -> str:
-    import jinja2
-
-    template = importlib.resources.files("hashzoo.cli").joinpath("demo.html.jinja").read_text(encoding="utf-8")
-    return (
-        jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: clean(value, 1 << 20)
-        )
-        .from_string(template)
-        .render(title=title, groups=groups)
-    )
+    return lambda position: thumbnail(pool.images[position])

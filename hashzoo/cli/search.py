@@ -165,7 +165,7 @@ def make_index(
 
     from hashzoo.index import parts
 
-    files, preprocess = images.files, model.preprocess.hash
+    files, preprocess = images.files, model.preprocess.id
     maker = parts.Maker(model.name, model.bits, preprocess, model.weights, precision)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
@@ -282,7 +282,7 @@ def search(
     if name is None:
         raise CodesError(f"{index} does not say which model made it; name it with --model.")
     loaded = hashzoo.load(name, device=device)
-    if opened.preprocess and opened.preprocess != loaded.preprocess.hash:
+    if opened.preprocess and opened.preprocess != loaded.preprocess.id:
         raise HashzooError(f"{index} was made with another preprocessing of {name}; index the images again.")
     query = loaded.encode([str(path) for path in images], precision=precision or opened.precision or "float32")
     hits = opened.search(query, k or 10) if max_distance is None else opened.search(query, k, max_distance=max_distance)

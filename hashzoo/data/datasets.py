@@ -19,7 +19,9 @@ from torch import Tensor
 from hashzoo.config import PreprocessConfig, Schema, validate
 from hashzoo.errors import DataError, unknown
 from hashzoo.machine import local_data, need_memory
-from hashzoo.preprocess import Preprocess, read_image
+from hashzoo.pictures.decode import decode
+from hashzoo.pictures.fit import prepare
+from hashzoo.preprocess import Preprocess
 
 
 class DatasetSpec(Schema):
@@ -101,7 +103,7 @@ class ImagePool:
 
     def fitted(self, positions: NDArray[np.int64], preprocess: Preprocess) -> Tensor:
         """Decode images, and fit each as `encode` does: uint8 (N, 3, *size)."""
-        return torch.stack([preprocess.fit(read_image(self.images[position])) for position in positions])
+        return torch.stack([preprocess.fitted(self.images[position]) for position in positions])
 
     def decode(self, positions: NDArray[np.int64], config: PreprocessConfig) -> Tensor:
         """Decode images for training, which cuts windows from them: uint8 (N, 3, side, side).
@@ -118,20 +120,18 @@ class ImagePool:
             f"Decoding {len(positions):,} images to {side}x{side} pixels",
             "train on fewer",
         )
-        fit = Preprocess(PreprocessConfig(size=(side, side), fit=config.fit, interpolation="bicubic")).fit
+        squares = PreprocessConfig(size=(side, side), fit=config.fit, interpolation="bicubic")
         out = torch.empty((len(positions), 3, side, side), dtype=torch.uint8)
         for row, position in enumerate(positions):
-            out[row] = fit(read_image(self.images[position]))
+            out[row] = torch.from_numpy(prepare(self.images[position], squares)).permute(2, 0, 1)
         return out
 
     def count_in(self, positions: NDArray[np.int64], other: ImagePool, others: NDArray[np.int64]) -> int:
         """How many of the images at `positions` have the same pixels as one of another pool's at `others`."""
         if self.side and other.side and self.side != other.side:
             return 0
-        there = {hashlib.sha256(read_image(other.images[row]).numpy().tobytes()).digest() for row in others}
-        return sum(
-            hashlib.sha256(read_image(self.images[row]).numpy().tobytes()).digest() in there for row in positions
-        )
+        there = {hashlib.sha256(decode(other.images[row]).data).digest() for row in others}
+        return sum(hashlib.sha256(decode(self.images[row]).data).digest() in there for row in positions)
 
     @property
     def license(self) -> str | None:
@@ -156,7 +156,7 @@ class ImagePool:
         """The sha256 over all decoded images in order, each uint8 (H, W, 3)."""
         digest = hashlib.sha256()
         for image in self.images:
-            digest.update(read_image(image).permute(1, 2, 0).contiguous().numpy().data)
+            digest.update(decode(image).data)
         return digest.hexdigest()
 
 

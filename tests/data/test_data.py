@@ -13,7 +13,9 @@ from hashzoo.data import ImagePool, Protocol, dataset_names, get_protocol, make_
 from hashzoo.data import datasets as data_sets
 from hashzoo.data.datasets import default_protocol
 from hashzoo.errors import CodesError, DataError, UnknownNameError
-from hashzoo.preprocess import Preprocess, read_image
+from hashzoo.pictures.decode import decode
+from hashzoo.pictures.fit import prepare
+from hashzoo.preprocess import Preprocess
 
 
 @pytest.fixture
@@ -74,17 +76,17 @@ def test_the_first_folder_of_several_that_has_the_data_set_counts(tmp_path, monk
 def test_official_images_are_told_by_their_pixels(tiny_pool, encoded, monkeypatch):
     """Whatever their encoding; a file met before is not decoded."""
     official = "The official images"
-    pixels = np.concatenate([read_image(image).permute(1, 2, 0).reshape(-1) for image in tiny_pool.images])
+    pixels = np.concatenate([decode(image).reshape(-1) for image in tiny_pool.images])
     key = hashlib.sha256(pixels.tobytes()).hexdigest()
     spec = data_sets._specs()["cifar10"].model_copy(update={"pixels": {key: official}})
     monkeypatch.setitem(data_sets._specs(), "cifar10", spec)
-    webp = [encoded(read_image(image).permute(1, 2, 0).numpy(), "WEBP", lossless=True) for image in tiny_pool.images]
+    webp = [encoded(decode(image), "WEBP", lossless=True) for image in tiny_pool.images]
     again = dataclasses.replace(tiny_pool, images=webp)
     plain = dataclasses.replace(tiny_pool)
     assert again.images != plain.images
     assert again.copy == plain.copy == f"{official} (sha256 of all pixels {key[:16]})"
 
-    changed = [*webp[:-1], encoded(255 - read_image(webp[-1]).permute(1, 2, 0).numpy(), "WEBP", lossless=True)]
+    changed = [*webp[:-1], encoded(255 - decode(webp[-1]), "WEBP", lossless=True)]
     assert dataclasses.replace(tiny_pool, images=changed).copy.startswith("copy not known to hashzoo")
 
     met = hashlib.sha256(b"".join(webp)).hexdigest()
@@ -124,7 +126,9 @@ def test_the_copy_is_told_by_its_bytes(tiny_pool):
 
 def test_decode(tiny_pool, photo, encoded):
     positions = np.array([159, 0, 7])
-    expected = torch.stack([read_image(tiny_pool.images[position]) for position in positions])
+    expected = torch.stack(
+        [torch.from_numpy(decode(tiny_pool.images[position])).permute(2, 0, 1) for position in positions]
+    )
     config = PreprocessConfig(size=(56, 56))
     assert torch.equal(tiny_pool.decode(positions, config), expected)
     assert tiny_pool.decode(positions[:0], config).shape == (0, 3, 32, 32)
@@ -137,13 +141,14 @@ def test_pictures_of_any_size(photo, encoded, fit):
     pool = ImagePool("odd", images, np.zeros(2, np.int64), ("cat",), {"train": (0, 2)}, None)
     preprocess = Preprocess(config)
     fitted = pool.fitted(np.array([1, 0]), preprocess)  # as `encode` does
-    assert torch.equal(fitted, torch.stack([preprocess.fit(read_image(image)) for image in images[::-1]]))
+    assert torch.equal(fitted, torch.stack([preprocess.fitted(image) for image in images[::-1]]))
     for kind, near in ((fit, True), ("crop" if fit == "squash" else "squash", False)):
         decoded = pool.decode(np.array([1, 0]), config.model_copy(update={"fit": kind}))
         assert decoded.shape == (2, 3, 64, 64)  # room for windows
-        apart = (preprocess.fit(decoded).float() - fitted.float()).abs().mean((1, 2, 3))
+        again = np.stack([prepare(image.permute(1, 2, 0).numpy(), config) for image in decoded]).astype(int)
+        apart = np.abs(again.transpose(0, 3, 1, 2) - fitted.numpy()).mean((1, 2, 3))
         # Of the same part of the picture, or of another.
-        assert bool((apart < 12).all() if near else (apart > 30).all())
+        assert (apart < 12).all() if near else (apart > 30).all()
 
 
 def test_more_pictures_than_memory(tiny_pool, monkeypatch):

@@ -14,7 +14,7 @@ from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.evaluation import evaluate, write_repeat, write_results
 from hashzoo.files import write_text
-from hashzoo.preprocess import read_image
+from hashzoo.pictures.decode import decode
 from hashzoo.release.table import page, read_entries
 from hashzoo.training import make_recipe, run_recipe
 from hashzoo.zoo.results import Repeat, Results
@@ -59,7 +59,7 @@ def test_queries_in_a_folder_of_another_name_are_told_by_their_pixels(run, tmp_p
         for row in rows:
             path = tmp_path / "pictures" / split / tiny_pool.classes[tiny_pool.labels[row]] / f"{row}.webp"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(read_image(tiny_pool.images[row]).permute(1, 2, 0).numpy(), "WEBP", lossless=True))
+            path.write_bytes(encoded(decode(tiny_pool.images[row]), "WEBP", lossless=True))
     changes = {"optimization": {"epochs": 1, "batch_size": 20, "precision": "float32"}}
     recipe = make_recipe("dsbh", bits=12, dataset=str(tmp_path / "pictures"), protocol="split", changes=changes)
     folder = run_recipe(recipe, tmp_path / "run", device="cpu")
