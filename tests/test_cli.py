@@ -595,8 +595,8 @@ def test_demo_searches_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     title, groups = demo._within_folder(model, tmp_path / "a", tmp_path, 3)
     assert "210 pictures" in title and "the first 200 shown" in title
     assert len(groups) == Counted.queries == 200 and Counted.copies == 1
-    assert all(len(group["hits"]) == 3 for group in groups)
-    assert all(group["caption"] not in {hit["caption"] for hit in group["hits"]} for group in groups)
+    assert all(len(group.hits) == 3 for group in groups)
+    assert all(group.caption not in {hit.caption for hit in group.hits} for group in groups)
 
 
 def test_plugins_lists_and_survives_a_broken_one(tmp_path: Path) -> None:
