@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from hashzoo.config import read_json, validate
+from hashzoo.config import validate
 from hashzoo.data import ImagePool, get_protocol, open_pool
-from hashzoo.evaluation import evaluate
+from hashzoo.evaluation import run_protocol
 from hashzoo.files import replacing
 from hashzoo.registry import registry
+from hashzoo.release.record import read_record
 from hashzoo.release.table import read_entries
 from hashzoo.training import Recipe, make_recipe, read_recipe, run_recipe
 from hashzoo.training.recipe import merge
 from hashzoo.zoo.names import shipped_folder
-from hashzoo.zoo.results import ResultRow, Results, TrainingFacts
+from hashzoo.zoo.results import ResultRow, TrainingFacts
 
 RESULTS = Path(__file__).parent / "results"
 BITS = {"cifar10-54k": (16, 32, 64), "tiny-imagenet": (16, 32, 64), "tiny-imagenet-unseen": (64,)}
@@ -127,10 +128,10 @@ def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, An
     with tempfile.TemporaryDirectory() as out:
         folder = run_recipe(recipe, out, device="cpu", pool=pool)
         began = time.monotonic()
-        row, _ = evaluate(folder, device="cpu", pool=pool, float_cosine=float_cosine)
+        results = read_record(folder).results
+        row, _ = run_protocol(folder, results, device="cpu", pool=pool, float_cosine=float_cosine)
         seconds = time.monotonic() - began
-        training = read_json(Results, folder / "results.json").training
-    return line(recipe, row, training) | {"evaluate_seconds": round(seconds, 1)}
+    return line(recipe, row, results.training) | {"evaluate_seconds": round(seconds, 1)}
 
 
 def shipped(recipe: Recipe, model: str) -> dict[str, Any]:

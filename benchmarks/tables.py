@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hashzoo.bench.search import describe
+from hashzoo.zoo.results import Spread
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -72,13 +73,6 @@ def opening(result: dict[str, Any]) -> str:
     )
 
 
-def spread(values: list[float]) -> str:
-    """Write a mean, and the standard deviation over seeds where there are several."""
-    if not values:
-        return ""
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
-
-
 def methods(rows: list[dict[str, str]], ranked: bool) -> str:
     """Write one protocol's rows of benchmarks/baselines.py; ranked: best first at the most bits, the control last."""
     bits = sorted({int(row["bits"]) for row in rows})
@@ -86,18 +80,24 @@ def methods(rows: list[dict[str, str]], ranked: bool) -> str:
     for row in rows:
         found.setdefault(row["method"], {}).setdefault(int(row["bits"]), []).append(row)
 
-    def maps(method: str, length: int) -> list[float]:
-        return [float(row["map"]) for row in found[method].get(length, [])]
+    def spread(method: str, length: int) -> Spread | None:
+        maps = {int(row["seed"]): float(row["map"]) for row in found[method].get(length, [])}
+        return Spread.of(maps) if maps else None
+
+    def cell(method: str, length: int) -> str:
+        measured = spread(method, length)
+        return f"{measured:.3f}" if measured else ""
 
     order = list(found)
     if ranked:
-        order.sort(key=lambda method: (method == "class-label", -statistics.mean(maps(method, bits[-1]) or [0.0])))
+        means = {method: measured.mean if (measured := spread(method, bits[-1])) else 0.0 for method in order}
+        order.sort(key=lambda method: (method == "class-label", -means[method]))
     lines = []
     for method in order:
         longest = found[method].get(bits[-1], [])
         note = {"adsh": " (labels of its whole list)", "class-label": " (control)"}.get(method, "")
         lines.append([
-            f"{method}{note}" if " " in method else f"`{method}`{note}", *(spread(maps(method, length)) for length in bits),
+            f"{method}{note}" if " " in method else f"`{method}`{note}", *(cell(method, length) for length in bits),
             str(min((len(found[method].get(length, [])) for length in bits), default=0)),
             f"{statistics.mean(float(row['train_seconds']) for row in longest):.0f}" if longest else "",
         ])  # fmt: skip

@@ -16,12 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hashzoo.config import read_json
 from hashzoo.data import open_pool
-from hashzoo.evaluation import evaluate, write_repeat, write_results
-from hashzoo.machine import choose_device
+from hashzoo.evaluation import run_protocol
+from hashzoo.release.record import read_record, write_repeat, write_results
 from hashzoo.training import Recipe, make_recipe, run_recipe
-from hashzoo.zoo.results import Results
 
 
 class Entry(NamedTuple):
@@ -103,9 +101,10 @@ def train_zoo(out: Path, names: list[str], seeds: list[int], device: str | None)
             recipe = recipe_of(name, seed)
             data = pool(recipe.dataset)
             folder = run_recipe(recipe, out / f"{name}-seed{seed}", device=device, pool=data)
-            if not read_json(Results, folder / "results.json").rows:
-                row, published = evaluate(folder, device=choose_device(device), pool=data)
-                write_results(folder, row, published)
+            record = read_record(folder)
+            if not record.results.rows:
+                row, published = run_protocol(folder, record.results, device=device, pool=data)
+                write_results(record, row, published)
                 print(f"{name}, seed {seed}: mAP {row.map:.4f}", flush=True)
             if seed == 0 and not (models / name).exists():
                 shutil.copytree(folder, out / f".{name}.partial", dirs_exist_ok=True)
@@ -116,11 +115,11 @@ def collect(out: Path, cards: Path) -> None:
     """Copy each model of seed 0 into `cards`, with the rows of its other seeds."""
     for folder in sorted((out / "models").iterdir()):
         shutil.rmtree(cards / folder.name, ignore_errors=True)
-        target = Path(shutil.copytree(folder, cards / folder.name))
-        for run in sorted(out.glob(f"{folder.name}-seed*/{folder.name}")):
-            (row,) = read_json(Results, run / "results.json").rows
+        record = read_record(shutil.copytree(folder, cards / folder.name))
+        for run in map(read_record, sorted(out.glob(f"{folder.name}-seed*/{folder.name}"))):
+            (row,) = run.results.rows
             if row.seed != 0:
-                write_repeat(target, run, row)
+                record = write_repeat(record, run, row)
 
 
 def main() -> None:

@@ -37,49 +37,50 @@ def evaluate(
 
     Example: hashzoo eval dahp-resnet18-cifar10-48bit --from-codes
     """
+    _check_options(name, protocol, from_codes, update, repeat_of, float_cosine)
+    from hashzoo.evaluation import figures_from_codes, find_mismatches, run_protocol
+    from hashzoo.release.record import check_repeat, read_record, write_repeat, write_results
     from hashzoo.zoo import resolve
 
+    folder = resolve(name)
+    mismatches: list[str] = []
+    if from_codes:
+        figures = figures_from_codes(folder)
+        mismatches = find_mismatches(figures, read_record(folder).results)
+    else:
+        record, model = read_record(folder), read_record(resolve(repeat_of)) if repeat_of else None
+        if model:
+            check_repeat(model, record)
+        figures, published = run_protocol(folder, record.results, protocol, device=device, float_cosine=float_cosine)
+        if update:
+            write_results(record, figures, published)
+        if model:
+            write_repeat(model, record, figures)
+    if as_json:
+        print_json(figures.model_dump(mode="json"))
+    else:
+        _print(figures.model_dump(mode="json"))
+    if mismatches:
+        raise HashzooError(
+            f"results.json of {name} says otherwise of {', '.join(mismatches)}; `hashzoo eval` measures anew."
+        )
+
+
+def _check_options(
+    name: str, protocol: str | None, from_codes: bool, update: bool, repeat_of: str | None, float_cosine: bool
+) -> None:
+    """Refuse options that do not go together, and to write into the Hub's cache."""
     for option, written in (("--update", name if update else ""), ("--repeat-of", repeat_of or "")):
         if written.startswith("hf-hub:"):
             raise ConfigError(
                 f"{option} writes into the model's folder, and {written} is in the Hub's cache; copy it and name it by "
                 "local-dir:PATH."
             )
-    folder = resolve(name)
     if from_codes and (update or protocol or float_cosine or repeat_of):
         raise ConfigError("--from-codes measures the codes as published; the other options need the data.")
     if repeat_of and (update or protocol):
         raise ConfigError(
             "--repeat-of writes the row under the protocol of training into another model's results only."
-        )
-    from hashzoo.evaluation import check_repeat, row_from_codes, stated_otherwise, write_repeat, write_results
-    from hashzoo.evaluation import evaluate as run
-
-    model = resolve(repeat_of) if repeat_of else None
-    if model:
-        check_repeat(model, folder)
-
-    otherwise: list[str] = []
-    if from_codes:
-        figures: dict[str, Any] = row_from_codes(folder)
-        figures["health"] = figures["health"].model_dump()
-        otherwise = stated_otherwise(folder, figures)
-    else:
-        from hashzoo.machine import choose_device
-
-        row, published = run(folder, protocol, device=choose_device(device), float_cosine=float_cosine)
-        if update:
-            write_results(folder, row, published)
-        if model:
-            write_repeat(model, folder, row)
-        figures = row.model_dump(mode="json")
-    if as_json:
-        print_json(figures)
-    else:
-        _print(figures)
-    if otherwise:
-        raise HashzooError(
-            f"results.json of {name} says otherwise of {', '.join(otherwise)}; `hashzoo eval` measures anew."
         )
 
 

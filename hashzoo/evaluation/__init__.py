@@ -1,21 +1,6 @@
-"""Run a protocol on a model, and write what a model's folder says about it."""
+"""From models and codes to figures; `hashzoo.release.record` writes them into a model's folder."""
 
-from hashzoo.evaluation.evaluate import (
-    check_repeat,
-    encode_protocol,
-    evaluate,
-    row_from_codes,
-    stated_otherwise,
-    write_repeat,
-    write_results,
-)
+from hashzoo.evaluation.measure import find_mismatches, measure
+from hashzoo.evaluation.run import encode_protocol, evaluate, figures_from_codes, run_protocol
 
-__all__ = [
-    "check_repeat",
-    "encode_protocol",
-    "evaluate",
-    "row_from_codes",
-    "stated_otherwise",
-    "write_repeat",
-    "write_results",
-]
+__all__ = ["encode_protocol", "evaluate", "figures_from_codes", "find_mismatches", "measure", "run_protocol"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.files import replacing, write_text
+from hashzoo.release.plots import draw_panels
 from hashzoo.zoo.results import Repeat, ResultRow, Results, TrainingFacts, spread_of
 
 if TYPE_CHECKING:
@@ -182,24 +183,8 @@ def _weights(entry: Entry) -> str:
 
 
 def figure(entries: list[Entry]) -> Figure:
-    """Draw results that compare: precision over recall, one point a Hamming radius, and P@N; one line a model."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(9, 4.4), layout="constrained")
-    left, right = drawing.subplots(1, 2)
-    for entry in entries:
-        row = entry.row
-        points = [
-            (r, p) for r, p in zip(row.pr_recall, row.pr_precision, strict=True) if r is not None and p is not None
-        ]
-        left.plot([r for r, _ in points], [p for _, p in points], marker=".", linewidth=1, label=row.model)
-        right.plot(list(row.precision_at), list(row.precision_at.values()), marker="o", linewidth=1)
-    left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-    left.set_title("hash lookup, a point a Hamming radius", fontsize=9)
-    right.set(xscale="log", ylim=(0, 1.02), xlabel="N", ylabel="P@N")
-    right.set_title("precision in the first N", fontsize=9)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    """Draw results that compare, with a legend of their models."""
+    drawing, _, _ = draw_panels([entry.row for entry in entries], 4.4)
     drawing.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return drawing
 

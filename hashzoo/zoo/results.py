@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from hashzoo.config import Hash, Schema
+from hashzoo.metrics import CodeHealth
 
 
 class TrainingFacts(Schema):
@@ -45,56 +48,67 @@ class TrainingFacts(Schema):
     data_license: str | None = None
 
 
-class Health(Schema):
-    """Code health of the database codes; `hashzoo.metrics.CodeHealth` says what each figure is."""
-
-    mean_bias: float
-    worst_bias: float
-    dead_bits: int
-    mean_correlation: float
-    distinct_codes: int
-    collision_rate: float
-    entropy_bits: float
-    effective_bits: float
+def _rounded(health: CodeHealth) -> CodeHealth:
+    facts: dict[str, Any] = {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(health).items()
+    }
+    return CodeHealth(**facts)
 
 
-class ResultRow(Schema):
-    """One evaluation under one protocol.
+Figure = Annotated[float, AfterValidator(lambda value: round(value, 6))]
+Share = Annotated[Figure, Field(ge=0, le=1)]
+# where no query returns anything, `hashzoo.metrics` has NaN, which JSON has not
+MaybeFigure = Annotated[Figure | None, BeforeValidator(lambda value: None if value != value else value)]
+
+
+class Figures(Schema):
+    """What follows from a protocol's codes and labels alone, rounded to six decimals.
+
+    Attributes:
+        top_k: K of mAP@K; None is over the whole database.
+        map: mAP@K, the exact mean over random orders of equal distances.
+        map_deephash: the same by the field's usual script: one seeded shuffle, stable sort.
+        precision_at: N -> P@N.
+        precision_within_2: P@H<=2.
+        pr_precision, pr_recall: the curve of hash lookup at radius 0..K; None where no query returns anything.
+        health: of the database codes.
+    """
+
+    model: str
+    bits: int
+    protocol: str
+    queries: int
+    database: int
+    top_k: int | None
+    map: Share
+    map_deephash: Share
+    precision_at: dict[int, Figure]
+    precision_within_2: Figure
+    pr_precision: tuple[MaybeFigure, ...]
+    pr_recall: tuple[MaybeFigure, ...]
+    health: Annotated[CodeHealth, AfterValidator(_rounded)]
+
+
+class ResultRow(Figures):
+    """One evaluation under one protocol: its figures, and what they rest on.
 
     Attributes:
         dataset: the one measured on; None, in older files, is the model's own.
         list_sha256: hashes of the protocol's query, train and database lists.
         unseen: so many classes the protocol keeps out of training; queries and database are of them alone.
-        top_k: K of mAP@K; None is over the whole database.
-        ties: "expected" is the exact mean over random orders of equal distances.
-        map: mAP@K under that tie rule, 0 to 1.
-        map_deephash: the same by the field's usual script: one seeded shuffle, stable sort.
+        ties: "expected" says which rule `map` follows.
         map_float_cosine: mAP@K of the backbone's features by cosine, float32: what hashing is measured against; None where
             it was not measured.
-        precision_at: N -> P@N.
-        precision_within_2: P@H<=2.
-        pr_precision, pr_recall: the curve of hash lookup at radius 0..K; None where no query returns anything.
+        seconds: wall time of encoding and measuring.
         images_per_s: encoding speed, decoding of files not counted; None where features came from the cache.
     """
 
-    model: str
-    bits: int
     dataset: str | None = None
-    protocol: str
     list_sha256: dict[str, Hash]
     unseen: int = 0
-    queries: int
-    database: int
-    top_k: int | None
     ties: Literal["expected"]
-    map: Annotated[float, Field(ge=0, le=1)]
-    map_deephash: Annotated[float, Field(ge=0, le=1)]
-    map_float_cosine: Annotated[float, Field(ge=0, le=1)] | None = None
-    precision_at: dict[int, float]
-    precision_within_2: float
-    pr_precision: tuple[float | None, ...]
-    pr_recall: tuple[float | None, ...]
-    health: Health
+    map_float_cosine: Share | None = None
     seed: int
     data_copy: str
     weights_sha256: Hash
@@ -112,21 +126,37 @@ class Repeat(Schema):
     row: ResultRow
 
 
-class Spread(Schema):
-    """mAP over seeds.
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds, by the one rule for mean and spread.
 
     Attributes:
-        seeds: ascending, at least two.
-        mean: of their mAP.
-        deviation: the sample's standard deviation (n - 1).
+        seeds: ascending.
+        mean: of the seeds' figures.
+        deviation: the sample's standard deviation (n - 1); None of one seed.
+
+    >>> spread = Spread.of({1: 0.5, 0: 0.7})
+    >>> f"{spread}, {spread:.2f}, {Spread.of({0: 0.5}):.2f}"
+    '0.6000 ± 0.1414, 0.60 ± 0.14, 0.50'
     """
 
     seeds: tuple[int, ...]
     mean: float
-    deviation: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, figures: Mapping[int, float]) -> Spread:
+        """Measure figures by seed; there is at least one."""
+        values = list(figures.values())
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(tuple(sorted(figures)), statistics.fmean(values), deviation)
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".4f"
+        return format(self.mean, spec) + ("" if self.deviation is None else f" ± {self.deviation:{spec}}")
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.deviation:.4f}"
+        return format(self)
 
 
 def repeats_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat]) -> tuple[Repeat, ...]:
@@ -146,12 +176,7 @@ def repeats_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat
 def spread_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat]) -> Spread | None:
     """Measure mAP over the seeds of a result and of `repeats_of` it; None where there is one seed."""
     rows = [row, *(repeat.row for repeat in repeats_of(training, row, repeats))]
-    if len(rows) < 2:
-        return None
-    maps = [row.map for row in rows]
-    return Spread(
-        seeds=tuple(sorted(row.seed for row in rows)), mean=statistics.fmean(maps), deviation=statistics.stdev(maps)
-    )
+    return Spread.of({row.seed: row.map for row in rows}) if len(rows) > 1 else None
 
 
 class Results(Schema):

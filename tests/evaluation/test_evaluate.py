@@ -6,21 +6,38 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from hashzoo import evaluation
 from hashzoo.cli import app
 from hashzoo.config import read_json
 from hashzoo.data import Protocol, make_lists, protocols
-from hashzoo.errors import ConfigError, DataError
-from hashzoo.evaluation import evaluate, write_repeat, write_results
+from hashzoo.errors import ConfigError, DataError, WeightsError
+from hashzoo.evaluation import run_protocol
 from hashzoo.files import write_text
 from hashzoo.pictures.decode import decode
+from hashzoo.release import record
+from hashzoo.release.record import read_record
 from hashzoo.release.table import page, read_entries
 from hashzoo.training import make_recipe, run_recipe
+from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.results import Repeat, Results
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
 UNSEEN = Protocol(name="tiny-unseen", unseen=3, **SPLITS)
+
+
+def evaluate(folder, protocol=None, **options):
+    return run_protocol(folder, read_record(folder).results, protocol, **options)
+
+
+def write_results(folder, row, published):
+    return record.write_results(read_record(folder), row, published)
+
+
+def write_repeat(folder, run, row):
+    return record.write_repeat(read_record(folder), read_record(run), row)
 
 
 @pytest.fixture
@@ -184,7 +201,43 @@ def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool, monkeypatch):
         write_repeat(folder, other, row)
     with pytest.raises(ConfigError, match=r"has the seed of .*, 0; train it with another --seed\."):
         write_repeat(folder, folder, row)
-    monkeypatch.setattr("hashzoo.evaluation.evaluate", None)  # refused before anything is measured
+    monkeypatch.setattr("hashzoo.evaluation.run_protocol", None)  # refused before anything is measured
     done = CliRunner().invoke(app, ["eval", f"local-dir:{other}", "--repeat-of", f"local-dir:{folder}"])
     assert isinstance(done.exception, ConfigError) and "differ in 'loss'" in str(done.exception)
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_evaluate_takes_a_model_its_folder_or_its_name(run, tiny_pool, monkeypatch):
+    folder = run("tiny")
+    wanted = evaluate(folder, pool=tiny_pool)[0].model_dump(exclude={"seconds", "images_per_s"})
+    model = open_folder(folder)
+    monkeypatch.setenv("HASHZOO_PATH", str(folder.parent))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for it in (model, folder, f"local-dir:{folder}", folder.name):
+        row = evaluation.evaluate(it, pool=tiny_pool, device="cpu")
+        assert row.model_dump(exclude={"seconds", "images_per_s"}) == wanted
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before  # values out, no file written
+    with torch.no_grad():
+        model.head.linear.bias += 1
+    with pytest.raises(
+        WeightsError, match=r"head\.linear\.bias of .* is no longer that of .*; save the model to a folder"
+    ):
+        evaluation.evaluate(model, pool=tiny_pool)
+
+
+def test_figures_are_rounded_once_and_compared_field_by_field(run, tiny_pool):
+    folder = run("tiny")
+    write_results(folder, *evaluate(folder, pool=tiny_pool))
+    figures, results = evaluation.figures_from_codes(folder), read_record(folder).results
+    assert evaluation.find_mismatches(figures, results) == []
+    assert type(figures).model_validate(dict(figures) | {"map": 1 / 3}).map == 0.333333
+    assert figures.health.mean_bias == round(figures.health.mean_bias, 6) and type(figures.health.dead_bits) is int
+    written = json.loads((folder / "results.json").read_text())
+    written["rows"][0]["health"]["worst"] = 1.0
+    (folder / "results.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"results\.json: 'rows\.0\.health\..*worst' is wrong"):
+        read_record(folder)
+    health = dataclasses.replace(figures.health, entropy_bits=0.5)
+    other = figures.model_copy(update={"health": health, "precision_at": {1: 0.0}, "pr_recall": (None,) * 13})
+    assert evaluation.find_mismatches(other, results) == ["precision_at", "pr_recall", "health"]
+    assert "map" in evaluation.find_mismatches(figures, results.model_copy(update={"rows": ()}))

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from hashzoo.cli import app
 from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
-from hashzoo.evaluation.evaluate import encode_protocol, evaluate, write_results
+from hashzoo.evaluation import encode_protocol, run_protocol
 from hashzoo.metrics import cosine_map
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
+from hashzoo.release.record import read_record, write_results
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, run_recipe, train
 from hashzoo.training.batches import Validation, augment, draw_batch, keep_aside, training_inputs, window_side
 from hashzoo.training.loop import to_csv
@@ -637,7 +638,8 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
     fresh, speed = encode_protocol(model, "tiny", tiny_pool, lists)
     assert kept.codes == fresh.codes
     assert none is None and speed > 0
-    row, published = evaluate(folder, "tiny", pool=tiny_pool, float_cosine=True)
+    results = read_record(folder).results
+    row, published = run_protocol(folder, results, "tiny", pool=tiny_pool, float_cosine=True)
     assert published.codes == kept.codes and row.images_per_s is None
     with torch.no_grad():
         found = model.backbone(model.preprocess(tiny_pool.images)).numpy()
@@ -646,7 +648,7 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
         found[lists.query], found[lists.database], labels[lists.query], labels[lists.database], row.top_k
     )
     assert row.map_float_cosine == pytest.approx(cosine, abs=1e-5)
-    assert evaluate(folder, "tiny", pool=tiny_pool)[0].map_float_cosine is None
+    assert run_protocol(folder, results, "tiny", pool=tiny_pool)[0].map_float_cosine is None
 
 
 def test_the_loss_of_a_frozen_backbone_is_that_of_its_images(run):
@@ -965,11 +967,10 @@ def test_no_path_of_a_data_set_is_published(tmp_path, tiny_pool, monkeypatch):
     pool = dataclasses.replace(tiny_pool, name="pictures")
     asked = []
     monkeypatch.setattr("hashzoo.training.run.open_pool", lambda name: asked.append(name) or pool)
-    monkeypatch.setattr(
-        sys.modules["hashzoo.evaluation.evaluate"], "open_pool", lambda name: asked.append(name) or pool
-    )
+    monkeypatch.setattr("hashzoo.evaluation.run.open_pool", lambda name: asked.append(name) or pool)
     folder = run_recipe(recipe, tmp_path / "run", device="cpu")
-    write_results(folder, *evaluate(folder))
+    record = read_record(folder)
+    write_results(record, *run_protocol(folder, record.results))
     assert asked == [recipe.dataset] * 2
     assert read_recipe(tmp_path / "run" / "recipe.toml") == recipe
     assert read_recipe(folder / "recipe.toml").dataset == "pictures"
