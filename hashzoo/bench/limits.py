@@ -67,13 +67,13 @@ def _best(work: Callable[[], object]) -> float:
 def compare_only(planes, queries, turns, bounds):
     """Compare up to `TILE` queries with the first block `turns` times, looking for distance 0."""
     bits = planes.shape[1]
-    table, laid, sums, hits = kernels._scratch(bits, len(queries))
-    stride = kernels._lay_out(queries, bits, True, laid)
-    kernels._tabulate(planes, 0, bits, table)
+    table, prepared, sums, hits = kernels._buffers(bits, len(queries))
+    stride = kernels._prepare(queries, bits, True, prepared)
+    kernels._make_table(planes, 0, bits, table)
     found = 0
     for _ in range(turns):
         for number in range(len(queries)):
-            found += kernels._near_tabled(table, 0, laid, number * stride, bits, bounds, 0, sums, hits)
+            found += kernels._compare_by_table(table, 0, prepared, number * stride, bits, bounds, 0, sums, hits)
     return found
 
 

@@ -120,17 +120,17 @@ class CpuCodes:
 
         def visit(part: int, blocks: slice, some: slice) -> None:
             kernels.within(
-                words, live, blocks.start, blocks.stop, queries[some], bounds, places[some, :, part], distances, rows
+                words, live, blocks.start, blocks.stop, queries[some], bounds, targets[some, :, part], distances, rows
             )
 
-        places, distances, rows = counts, np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.int64)
+        targets, distances, rows = counts, np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.int64)
         _run(visit, shares)
         ends = np.cumsum(counts.ravel())
         total = int(ends[-1]) if ends.size else 0
         check(total)
         offsets = np.concatenate([[0], np.cumsum(counts.sum(axis=(1, 2)))]).astype(np.int64)
         if total:
-            places = (ends - counts.ravel()).reshape(counts.shape)
+            targets = (ends - counts.ravel()).reshape(counts.shape)
             distances, rows = np.empty(total, dtype=np.uint16), np.empty(total, dtype=np.int64)
             _run(visit, shares)
         return offsets, distances, rows
@@ -211,8 +211,10 @@ def _need_memory(queries: int, blocks: int, k: int, kept: int, shares: _Shares) 
     """Refuse a search for the k nearest, of which each part of the rows finds `kept`, that does not fit in memory."""
     parts, groups = len(shares.blocks), len(shares.queries)
     hits = queries * (k if parts == 1 else k + parts * kept)
-    room = kernels.room_of.py_func(-(-blocks // parts) * BLOCK, k)
-    candidates = min(shares.threads, parts * groups) * room * kernels.tile_of.py_func(-(-queries // groups), room)
+    capacity = kernels.capacity_of.py_func(-(-blocks // parts) * BLOCK, k)
+    candidates = (
+        min(shares.threads, parts * groups) * capacity * kernels.tile_of.py_func(-(-queries // groups), capacity)
+    )
     need_memory(
         10 * hits + 8 * candidates,
         f"A search of {queries:,} queries for {k:,} codes each",

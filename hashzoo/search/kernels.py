@@ -1,9 +1,41 @@
 """The kernels of exact Hamming search: numba functions, and the LLVM IR that adds up distances bit by bit.
 
-A full adder turns three bit-vectors of equal weight into one sum and one carry. Each adder removes one vector, so counting
-64 bits takes about 64 adders. A vector holds one bit of `BLOCK` codes.
+Codes are stored as bit planes (`planes.py`): a vector holds one bit of `BLOCK` rows. The distances of all rows of a block
+are added up at once, in the same form: a vector of ones, a vector of twos, a vector of fours, and so on. This is known as
+bit slicing. An example with four rows of 6 bits, compared with the query 101100:
 
-All kernels are in this one file: numba keeps compiled code for as long as the file of a kernel stays the same.
+    rows          planes, one column a row     planes xor the query's bit
+    0  101101     bit 0   1 0 1 0              bit 0 (1)   0 1 0 1
+    1  001010     bit 1   0 0 0 1              bit 1 (0)   0 0 0 1
+    2  101100     bit 2   1 1 1 0              bit 2 (1)   0 0 0 1
+    3  010011     bit 3   1 0 1 0              bit 3 (1)   0 1 0 1
+                  bit 4   0 1 0 1              bit 4 (0)   0 1 0 1
+                  bit 5   1 0 0 1              bit 5 (0)   1 0 0 1
+
+A full adder turns three bit-vectors of equal weight into one sum and one carry, which weighs twice as much. Each adder
+removes one vector, so counting 64 bits takes about 64 adders. Here:
+
+    bits 0, 1, 2                        ones   0 1 0 1   twos   0 0 0 1
+    bits 3, 4, 5                        ones   1 0 0 1   twos   0 1 0 1
+    both ones                           ones   1 1 0 0   twos   0 0 0 1
+    the three twos                      twos   0 1 0 1   fours  0 0 0 1
+    distance = ones + 2 twos + 4 fours         1 3 0 6
+
+An adder is two instructions with AVX-512 and five with AVX2, so 64 bits of 512 codes take 128 or 640 instructions. To count
+the bits of each byte instead takes 192 (xor, count, add) or 1,024, since AVX2 has no instruction that counts bits.
+
+Two things make it faster:
+
+- The sums start from a number that makes them overflow where a row is farther than the greatest distance still of interest.
+  With a limit of 2 and three columns of sums they start from 2^3 - 1 - 2 = 5: the rows above reach 6, 8, 5 and 11, so rows 1
+  and 3 overflow, and the distances of rows 0 and 2 are 6 - 5 and 5 - 5. Rows that do not overflow are hits, and only hits are
+  looked at one by one.
+- Many queries share the first third of the adders. A query has one of eight patterns in three bits, so the sums and carries
+  of three planes are computed for all eight patterns once for a block (`_make_table`), and each query looks up its own. Of
+  the 64 adders, 42 are left.
+
+The adders are written as LLVM IR, which becomes AVX-512, AVX2 or NEON instructions as the machine has them. All kernels are
+in this one file, since numba keeps compiled code for as long as the file of a kernel stays the same.
 """
 
 from __future__ import annotations
@@ -23,13 +55,13 @@ from numpy.typing import NDArray
 
 # What numba compiles for: this processor, unless NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say otherwise.
 AVX512 = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-BLOCK = 512 if AVX512 else 256  # rows of a block: the bits of a vector
-TILE = 256  # queries that share a block's table
-FEW = 4  # queries from which on it is worth while
-TILE_KEYS = 1 << 23  # candidates of a tile at most, 64 MiB
-SAMPLE = 16  # one block in so many tells how near the k nearest will be
+BLOCK = 512 if AVX512 else 256  # rows of a block, as many as a vector has bits
+TILE = 256  # queries that are compared with a block while its table is in the cache
+TABLE_QUERIES = 4  # with fewer queries, a table costs more than it saves
+TILE_KEYS = 1 << 23  # candidates of the queries of a tile at most: 64 MiB
+SAMPLE = 16  # one block in 16 is searched first, to estimate the distance of the k-th nearest row
 ROW_BITS = 48  # a candidate is one int64, distance << 48 | row: their order is the ranking
-FAR = np.iinfo(np.uint16).max
+FAR = np.iinfo(np.uint16).max  # the distance of a result that was not found
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -43,53 +75,64 @@ def kernel(function: Callable[..., Any]) -> Any:
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _WORDS = BLOCK // 64
 _VECTOR = ir.VectorType(_I64, _WORDS)
-_BYTES = BLOCK // 8  # of a vector
-_CHUNKS = (64, 16)  # a code is chunks of 64 bits, then chunks of 16; both are threes of bits and one more
-_GROUP = 10 * _BYTES  # of a table: three bits' ones for either parity, and their twos for each of eight ways to differ
-_SHORT, _FEW_COLUMNS, _MANY_COLUMNS = 64, 7, 11  # numbers below 2^7 serve codes of up to 64 bits; below 2^11, of 1024
+_VECTOR_BYTES = BLOCK // 8
+# A code is processed as chunks of 64 bits, then chunks of 16 bits. Both are groups of three bits and one single bit.
+_CHUNKS = (64, 16)
+# Bytes of one table entry (three code bits): 2 sum vectors, one per parity, and 8 carry vectors, one per pattern of
+# differing bits.
+_GROUP_BYTES = 10 * _VECTOR_BYTES
+_SHORT_BITS = 64  # codes of up to so many bits have distances below 2^7, longer ones (up to 1,024) below 2^11
+_SHORT_COLUMNS, _LONG_COLUMNS = 7, 11
 
 
 @kernel
-def _columns(bits):
-    """Count the vectors that hold the sums of distances and bounds."""
-    return _FEW_COLUMNS if bits <= _SHORT else _MANY_COLUMNS
+def columns_of(bits):
+    """Return how many vectors the sums take: ones, twos, fours and so on."""
+    return _SHORT_COLUMNS if bits <= _SHORT_BITS else _LONG_COLUMNS
 
 
 @functools.cache
 def bounds_of(bits: int) -> NDArray[np.uint64]:
-    """Tabulate for each distance, and each column, a word of its bit in 2^columns - 1 - distance."""
-    columns = _columns(bits)
+    """Return what the sums start from, for each limit of the distance.
+
+    Returns:
+        uint64 (2^columns, columns): for a limit d, the binary digits of 2^columns - 1 - d, lowest first, each repeated in
+        all 64 bits of a word. Sums that start from it overflow where the distance is greater than d.
+    """
+    columns = columns_of(bits)
     starts = (1 << columns) - 1 - np.arange(1 << columns)
     return np.where(starts[:, None] >> np.arange(columns) & 1, ~np.uint64(0), np.uint64(0))
 
 
 @kernel
 def _table_bytes(bits):
-    """Size the table of a block: in each chunk a group for every three bits, and for the last bit two ones."""
-    return bits // 64 * (21 * _GROUP + 2 * _BYTES) + bits % 64 // 16 * (5 * _GROUP + 2 * _BYTES)
+    """Return the size of a block's table: an entry for each group of three bits, and two vectors for each single bit."""
+    return bits // 64 * (21 * _GROUP_BYTES + 2 * _VECTOR_BYTES) + bits % 64 // 16 * (
+        5 * _GROUP_BYTES + 2 * _VECTOR_BYTES
+    )
 
 
 @kernel
-def _way_bytes(bits):
-    """Size a query that is looked up in a table: in each chunk two places for every three bits, and one for the last."""
+def _offset_bytes(bits):
+    """Return the size of a query that is looked up in a table: two offsets for each group, and one for each single bit."""
     return bits // 64 * 43 + bits % 64 // 16 * 11
 
 
 def _splat(builder: ir.IRBuilder, word: Any) -> Any:
-    """Repeat a word in the whole vector."""
+    """Return a vector that repeats a word."""
     undefined = ir.Constant(_VECTOR, ir.Undefined)
     one = builder.insert_element(undefined, word, _I32(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, _WORDS), None))
 
 
 def _at(builder: ir.IRBuilder, base: Any, offset: Any) -> Any:
-    """Point to the vector `offset` bytes behind `base`."""
+    """Return a pointer to the vector `offset` bytes behind `base`."""
     return builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
 
 
 def _full_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
-    """Add three bits: their sum x ^ y ^ z and their carry, which is set where two of them are."""
-    if AVX512:  # LLVM finds these single instructions only in part
+    """Add three bits: return the sum x ^ y ^ z, and the carry, which is set where at least two of them are set."""
+    if AVX512:  # one instruction each, which LLVM does not always find by itself
         logic = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3 + [_I32]), "llvm.x86.avx512.pternlog.q.512"
         )
@@ -99,9 +142,12 @@ def _full_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
 
 
 def _add_up(builder: ir.IRBuilder, sums: list[Any], addends: Iterator[tuple[int, Any]]) -> Any:
-    """Add vectors of (column, bits worth 2^column) to `sums`, one for each column; return where they overflow.
+    """Add vectors to `sums`, which has one vector for each column, and return where the sums overflow.
 
-    A bit waits for another of its column, and the two are added to the sum at once: few of them are alive at a time.
+    A pair (column, bits) of `addends` counts 2^column for each set bit. A vector waits for a second one of its column, and
+    one full adder adds the two to the sum. So few vectors are in use at a time, and they stay in registers.
+
+    The same for numbers: `for column, bits in addends: sum += bits << column; return sum >= 1 << len(sums)`.
     """
     waiting: dict[int, Any] = {}
     overflow = ir.Constant(_VECTOR, None)
@@ -127,22 +173,22 @@ def _add_up(builder: ir.IRBuilder, sums: list[Any], addends: Iterator[tuple[int,
     return overflow
 
 
-def _look_up(builder: ir.IRBuilder, table: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
-    """Emit the distances of a chunk's groups, ones and twos, from a table and a query's ways."""
-    for number in range(_way_bytes.py_func(chunk)):
+def _differences_by_table(builder: ir.IRBuilder, table: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
+    """Yield the differences of a chunk, ones and twos of each group, read from a table at a query's offsets."""
+    for number in range(_offset_bytes.py_func(chunk)):
         group, column = divmod(number, 2)
-        way = builder.zext(builder.load(builder.gep(query, [_I64(number)])), _I64)
-        place = builder.add(builder.mul(way, _I64(8)), _I64(group * _GROUP))
-        yield column, builder.load(_at(builder, table, place), align=8)
+        offset = builder.zext(builder.load(builder.gep(query, [_I64(number)])), _I64)
+        offset = builder.add(builder.mul(offset, _I64(8)), _I64(group * _GROUP_BYTES))
+        yield column, builder.load(_at(builder, table, offset), align=8)
 
 
-def _subtract(builder: ir.IRBuilder, planes: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
-    """Emit the same from a block's planes and a query's masks."""
+def _differences(builder: ir.IRBuilder, planes: Any, query: Any, chunk: int) -> Iterator[tuple[int, Any]]:
+    """Yield the differences of a chunk, ones and twos of each group, computed from a block's planes and a query's masks."""
     masks = builder.bitcast(query, _I64.as_pointer())
 
     def differ(bit: int) -> Any:
         mask = _splat(builder, builder.load(builder.gep(masks, [_I64(bit)])))
-        return builder.xor(builder.load(_at(builder, planes, _I64(bit * _BYTES)), align=8), mask)
+        return builder.xor(builder.load(_at(builder, planes, _I64(bit * _VECTOR_BYTES)), align=8), mask)
 
     for bit in range(0, chunk - 1, 3):
         yield from enumerate(_full_add(builder, *map(differ, range(bit, bit + 3))))
@@ -150,34 +196,36 @@ def _subtract(builder: ir.IRBuilder, planes: Any, query: Any, chunk: int) -> Ite
 
 
 def _each_chunk(
-    builder: ir.IRBuilder, bits: Any, places: list[Any], sizes: tuple[Callable[[int], int], ...]
+    builder: ir.IRBuilder, bits: Any, pointers: list[Any], sizes: tuple[Callable[[int], int], ...]
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Emit loops over a code's chunks; yield how many bits it has, and `places` moved on to it by `sizes`."""
+    """Emit a loop for each size of chunk, and yield what its body needs: the bits of a chunk, and pointers to the chunk.
+
+    Args:
+        builder: where to emit.
+        bits: those of a code.
+        pointers: to the first chunk of the code, in each of its forms.
+        sizes: for each pointer, the bytes that a chunk of so many bits takes.
+    """
     for chunk in _CHUNKS:
         steps = [_I64(size(chunk)) for size in sizes]
         count, bits = builder.udiv(bits, _I64(chunk)), builder.urem(bits, _I64(chunk))
+        starts = list(zip(pointers, steps, strict=True))
         with cgutils.for_range(builder, count) as loop:
-            yield (
-                chunk,
-                [
-                    builder.gep(place, [builder.mul(loop.index, step)])
-                    for place, step in zip(places, steps, strict=True)
-                ],
-            )
-        places = [builder.gep(place, [builder.mul(count, step)]) for place, step in zip(places, steps, strict=True)]
+            yield chunk, [builder.gep(start, [builder.mul(loop.index, step)]) for start, step in starts]
+        pointers = [builder.gep(start, [builder.mul(count, step)]) for start, step in starts]
 
 
-def _compare(builder: ir.IRBuilder, tabled: bool, columns: int, arguments: list[Any]) -> Any:
-    """Emit the body of `_near` and `_near_tabled` for sums of so many columns."""
-    codes, query, bits, bounds, accept, sums, hits = arguments
-    bounds = builder.gep(bounds, [builder.mul(accept, _I64(columns))])
+def _emit_comparison(builder: ir.IRBuilder, by_table: bool, columns: int, arguments: list[Any]) -> Any:
+    """Emit the body of `_compare` or `_compare_by_table` for sums of so many columns."""
+    codes, query, bits, bounds, limit, sums, hits = arguments
+    bounds = builder.gep(bounds, [builder.mul(limit, _I64(columns))])
     totals = [cgutils.alloca_once(builder, _VECTOR) for _ in range(columns)]
     for column, total in enumerate(totals):
         builder.store(_splat(builder, builder.load(builder.gep(bounds, [_I64(column)]))), total)
     overflow = cgutils.alloca_once(builder, _VECTOR)
     builder.store(ir.Constant(_VECTOR, None), overflow)
-    sizes = (_table_bytes.py_func, _way_bytes.py_func) if tabled else (_plane_bytes, _mask_bytes)
-    differences = _look_up if tabled else _subtract
+    sizes = (_table_bytes.py_func, _offset_bytes.py_func) if by_table else (_plane_bytes, _mask_bytes)
+    differences = _differences_by_table if by_table else _differences
     for chunk, (code, against) in _each_chunk(builder, bits, [codes, query], sizes):
         now = [builder.load(total) for total in totals]
         over = _add_up(builder, now, differences(builder, code, against, chunk))
@@ -189,14 +237,14 @@ def _compare(builder: ir.IRBuilder, tabled: bool, columns: int, arguments: list[
     some = builder.icmp_unsigned("!=", builder.bitcast(near, whole), whole(0))
     with builder.if_then(some, likely=False):
         vectors = [near, *(builder.load(total) for total in totals)]
-        places = [hits, *(builder.gep(sums, [_I64(column * _WORDS)]) for column in range(columns))]
-        for vector, place in zip(vectors, places, strict=True):
-            builder.store(vector, builder.bitcast(place, _VECTOR.as_pointer()), align=8)
+        targets = [hits, *(builder.gep(sums, [_I64(column * _WORDS)]) for column in range(columns))]
+        for vector, target in zip(vectors, targets, strict=True):
+            builder.store(vector, builder.bitcast(target, _VECTOR.as_pointer()), align=8)
     return some
 
 
 def _plane_bytes(chunk: int) -> int:
-    return chunk * _BYTES
+    return chunk * _VECTOR_BYTES
 
 
 def _mask_bytes(chunk: int) -> int:
@@ -204,94 +252,106 @@ def _mask_bytes(chunk: int) -> int:
 
 
 def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, offset: Any = None) -> Any:
-    """Point to an array's first item, or to the bytes from `offset` on."""
+    """Return a pointer to an array's first item, or to the byte at `offset`."""
     data = context.make_array(kind)(context, builder, array).data
     return data if offset is None else builder.gep(builder.bitcast(data, _I8.as_pointer()), [offset])
 
 
-def _comparison(tabled: bool, codes: Any, queries: Any, bounds: Any, sums: Any, hits: Any) -> Any:
-    """Make what `_near` and `_near_tabled` return, from the types of their arrays."""
+def _comparison_of(by_table: bool, codes: Any, queries: Any, bounds: Any, sums: Any, hits: Any) -> Any:
+    """Return the signature and the code generator of `_compare` or `_compare_by_table`, for these types of arrays."""
     signature = types.boolean(codes, types.intp, queries, types.intp, types.intp, bounds, types.intp, sums, hits)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        bits, accept = args[4], args[6]
+        bits, limit = args[4], args[6]
         arguments = [
             _data(context, builder, codes, args[0], args[1]), _data(context, builder, queries, args[2], args[3]), bits,
-            _data(context, builder, bounds, args[5]), accept,
+            _data(context, builder, bounds, args[5]), limit,
             _data(context, builder, sums, args[7]), _data(context, builder, hits, args[8]),
         ]  # fmt: skip
         some = cgutils.alloca_once(builder, ir.IntType(1))
-        with builder.if_else(builder.icmp_unsigned("<=", bits, _I64(_SHORT))) as (then, otherwise):
+        with builder.if_else(builder.icmp_unsigned("<=", bits, _I64(_SHORT_BITS))) as (then, otherwise):
             with then:
-                builder.store(_compare(builder, tabled, _FEW_COLUMNS, arguments), some)
+                builder.store(_emit_comparison(builder, by_table, _SHORT_COLUMNS, arguments), some)
             with otherwise:
-                builder.store(_compare(builder, tabled, _MANY_COLUMNS, arguments), some)
+                builder.store(_emit_comparison(builder, by_table, _LONG_COLUMNS, arguments), some)
         return builder.load(some)
 
     return signature, codegen
 
 
 @intrinsic
-def _near(
-    typingctx: Any, planes: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, accept: Any, sums: Any,
+def _compare(
+    typingctx: Any, planes: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, limit: Any, sums: Any,
     hits: Any,
 ) -> Any:  # fmt: skip
-    """Compare a block's codes with a query and say whether any is within distance `accept`.
+    """Compare a block's codes with a query and return whether any is within distance `limit`.
+
+    In plain numpy, with `rows` and `query` as arrays of bits:
+
+        distances = (rows != query).sum(axis=1)
+        hits = distances <= limit
+        sums = distances + 2**columns - 1 - limit
+        return hits.any()
 
     Args:
         typingctx: numba's.
-        planes: those of `Held`.
-        block: where the block's begin, in bytes.
-        queries: masks, as `_lay_out` has them.
-        query: where the query's begin, in bytes.
+        planes: `Planes.words`.
+        block: the byte of `planes` where the block begins.
+        queries: masks that `_prepare` wrote.
+        query: the byte of `queries` where the query begins.
         bits: of a code, a multiple of 16.
-        bounds: those of `_bounds`.
-        accept: greatest distance of interest, at least 0.
-        sums: uint64 (columns, BLOCK/64), for the sums of bounds and distances; written only if there is a hit.
-        hits: uint64 (BLOCK/64,), for the rows within `accept`; written only if there is one.
+        bounds: what `bounds_of` returned.
+        limit: greatest distance of interest, at least 0.
+        sums: uint64 (columns, BLOCK/64), filled with the binary digits of the sums if there is a hit.
+        hits: uint64 (BLOCK/64,), filled with a bit for each row if there is a hit.
     """
-    return _comparison(False, planes, queries, bounds, sums, hits)
+    return _comparison_of(False, planes, queries, bounds, sums, hits)
 
 
 @intrinsic
-def _near_tabled(
-    typingctx: Any, table: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, accept: Any, sums: Any,
+def _compare_by_table(
+    typingctx: Any, table: Any, block: Any, queries: Any, query: Any, bits: Any, bounds: Any, limit: Any, sums: Any,
     hits: Any,
 ) -> Any:  # fmt: skip
-    """Do as `_near`, with the table that `_tabulate` made of a block and with ways for queries."""
-    return _comparison(True, table, queries, bounds, sums, hits)
+    """Do the same as `_compare`, with a table that `_make_table` made of the block, and with queries as offsets into it."""
+    return _comparison_of(True, table, queries, bounds, sums, hits)
 
 
 @intrinsic
-def _tabulate(typingctx: Any, planes: Any, block: Any, bits: Any, table: Any) -> Any:
-    """Write into `table`, for each group of a block's bits and each way it can differ, ones and twos."""
+def _make_table(typingctx: Any, planes: Any, block: Any, bits: Any, table: Any) -> Any:
+    """Fill the table of a block.
+
+    For each group of three planes x, y, z and each pattern of three query bits a, b, c the table has what a full adder
+    makes of x ^ a, y ^ b, z ^ c: 2 sums, for an even and an odd number of set query bits, then 8 carries. A single plane has
+    two vectors: itself and its complement.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        places = [_data(context, builder, planes, *args[:2]), _data(context, builder, table, args[3], _I64(0))]
+        pointers = [_data(context, builder, planes, *args[:2]), _data(context, builder, table, args[3], _I64(0))]
         ones = ir.Constant(_VECTOR, [-1] * _WORDS)
 
-        def put(vector: Any, target: Any, place: int) -> None:
-            builder.store(vector, _at(builder, target, _I64(place * _BYTES)), align=8)
+        def put(vector: Any, target: Any, number: int) -> None:
+            builder.store(vector, _at(builder, target, _I64(number * _VECTOR_BYTES)), align=8)
 
         def get(source: Any, bit: int) -> tuple[Any, Any]:
-            vector = builder.load(_at(builder, source, _I64(bit * _BYTES)), align=8)
+            vector = builder.load(_at(builder, source, _I64(bit * _VECTOR_BYTES)), align=8)
             return vector, builder.xor(vector, ones)
 
         sizes = (_plane_bytes, _table_bytes.py_func)
-        for chunk, (source, target) in _each_chunk(builder, args[2], places, sizes):
+        for chunk, (source, target) in _each_chunk(builder, args[2], pointers, sizes):
             threes = chunk // 3
             with cgutils.for_range(builder, _I64(threes)) as loop:
-                code = builder.gep(source, [builder.mul(loop.index, _I64(3 * _BYTES))])
-                group = builder.gep(target, [builder.mul(loop.index, _I64(_GROUP))])
+                code = builder.gep(source, [builder.mul(loop.index, _I64(3 * _VECTOR_BYTES))])
+                group = builder.gep(target, [builder.mul(loop.index, _I64(_GROUP_BYTES))])
                 bits = [get(code, bit) for bit in range(3)]
-                for way, differ in enumerate(itertools.product(*reversed(bits))):
-                    ones_of, twos_of = _full_add(builder, *differ)
-                    if way < 2:
-                        put(ones_of, group, way)
-                    put(twos_of, group, 2 + way)
-            last = builder.gep(target, [_I64(threes * _GROUP)])
-            for place, vector in enumerate(get(source, 3 * threes)):
-                put(vector, last, place)
+                for pattern, differ in enumerate(itertools.product(*reversed(bits))):
+                    total, carry = _full_add(builder, *differ)
+                    if pattern < 2:
+                        put(total, group, pattern)
+                    put(carry, group, 2 + pattern)
+            last = builder.gep(target, [_I64(threes * _GROUP_BYTES)])
+            for number, vector in enumerate(get(source, 3 * threes)):
+                put(vector, last, number)
         return context.get_dummy_value()
 
     return types.none(planes, types.intp, types.intp, table), codegen
@@ -299,7 +359,7 @@ def _tabulate(typingctx: Any, planes: Any, block: Any, bits: Any, table: Any) ->
 
 @intrinsic
 def _lowest_bit(typingctx: Any, word: Any) -> Any:
-    """Return the place of the lowest set bit of a word that is not 0."""
+    """Return the number of the lowest set bit of a word that is not 0."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.IntType(1)(1))
@@ -308,8 +368,8 @@ def _lowest_bit(typingctx: Any, word: Any) -> Any:
 
 
 @intrinsic
-def _prefetch(typingctx: Any, planes: Any, place: Any) -> Any:
-    """Ask memory for the cache line at byte `place`, which may lie behind the end."""
+def _prefetch(typingctx: Any, planes: Any, offset: Any) -> Any:
+    """Start to load the cache line at byte `offset`, which may lie behind the end."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
@@ -324,13 +384,15 @@ def _prefetch(typingctx: Any, planes: Any, place: Any) -> Any:
 def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: Any, counts: Any) -> Any:
     """Add to `counts`, for each distance, how many of a block's rows are that far.
 
+    In plain numpy: `counts += np.bincount(distances[rows[block]], minlength=len(counts))`.
+
     Args:
         typingctx: numba's.
-        sums: distances as `_near` leaves them when it started from 0.
+        sums: binary digits of the distances, as `_compare` leaves them where the sums start from 0.
         rows: uint64 (blocks, BLOCK/64), a bit for each row to count.
-        block: which of them.
+        block: which of the blocks.
         bits: of a code.
-        bounds: those of `_bounds`.
+        bounds: what `bounds_of` returned.
         counts: uint64 (8 or more than bits, BLOCK/64), to be summed over the last axis.
     """
 
@@ -341,7 +403,7 @@ def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: 
         )
 
         def load(base: Any, number: Any) -> Any:
-            return builder.load(_at(builder, base, builder.mul(number, _I64(_BYTES))), align=8)
+            return builder.load(_at(builder, base, builder.mul(number, _I64(_VECTOR_BYTES))), align=8)
 
         def emit(columns: int) -> None:
             digits = [load(at_sums, _I64(column)) for column in range(columns)]
@@ -351,7 +413,9 @@ def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: 
             with cgutils.for_range(builder, builder.add(builder.udiv(args[3], _I64(8)), _I64(1))) as loop:
                 eight = builder.mul(loop.index, _I64(8))
                 masks = builder.bitcast(at_bounds, _I64.as_pointer())
-                first: Any = ir.Constant(_VECTOR, [-1] * _WORDS)  # rows with the other digits of these eight distances
+                first: Any = ir.Constant(
+                    _VECTOR, [-1] * _WORDS
+                )  # rows whose other digits are those of these eight distances
                 for column, digit in enumerate(digits[3:], 3):
                     mask = builder.load(
                         builder.gep(masks, [builder.add(builder.mul(eight, _I64(columns)), _I64(column))])
@@ -364,15 +428,16 @@ def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: 
                         builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.ctpop.v{_WORDS}i64"
                     )
                     for number, these in enumerate(last):
-                        place = _at(builder, at_counts, builder.mul(builder.add(eight, _I64(number)), _I64(_BYTES)))
+                        offset = builder.mul(builder.add(eight, _I64(number)), _I64(_VECTOR_BYTES))
+                        target = _at(builder, at_counts, offset)
                         more = builder.call(count_bits, [builder.and_(first, these)])
-                        builder.store(builder.add(builder.load(place, align=8), more), place, align=8)
+                        builder.store(builder.add(builder.load(target, align=8), more), target, align=8)
 
-        with builder.if_else(builder.icmp_unsigned("<=", args[3], _I64(_SHORT))) as (then, otherwise):
+        with builder.if_else(builder.icmp_unsigned("<=", args[3], _I64(_SHORT_BITS))) as (then, otherwise):
             with then:
-                emit(_FEW_COLUMNS)
+                emit(_SHORT_COLUMNS)
             with otherwise:
-                emit(_MANY_COLUMNS)
+                emit(_LONG_COLUMNS)
         return context.get_dummy_value()
 
     return types.none(sums, rows, types.intp, types.intp, bounds, counts), codegen
@@ -380,111 +445,136 @@ def _count(typingctx: Any, sums: Any, rows: Any, block: Any, bits: Any, bounds: 
 
 @kernel
 def top_k(planes, live, start, stop, queries, bounds, out_distances, out_rows):
-    """Fill uint16 and int64 (Q, k) with each query's nearest rows in blocks `start` to `stop`; too few leave the rest."""
+    """Find each query's k nearest rows in blocks `start` to `stop`.
+
+    In plain numpy, for one query: `order = np.argsort(distances, kind="stable")[:k]`.
+
+    Args:
+        planes: `Planes.words`.
+        live: uint64 (blocks, BLOCK/64), a bit for each row that may be found.
+        start: the first block.
+        stop: the block behind the last one.
+        queries: packed codes uint8 (Q, P).
+        bounds: what `bounds_of` returned.
+        out_distances: uint16 (Q, k), ascending; `FAR` where there are fewer than k rows.
+        out_rows: int64 (Q, k); 0 where there are fewer.
+    """
     count, k = out_rows.shape
     greatest = planes.shape[1]
     out_distances[:] = FAR
     out_rows[:] = 0
     size = (stop - start) * BLOCK
-    room = room_of(size, k)
-    tile = tile_of(count, room)
-    scratch = _scratch(greatest, tile)
-    keys = np.empty((tile, room), dtype=np.int64)
+    capacity = capacity_of(size, k)
+    tile = tile_of(count, capacity)
+    buffers = _buffers(greatest, tile)
+    keys = np.empty((tile, capacity), dtype=np.int64)
     histogram = np.empty((tile, greatest + 1), dtype=np.int64)  # candidates at each distance
-    accepts = np.empty(tile, dtype=np.int64)  # greatest distance of interest
-    counts = np.empty((tile, 2), dtype=np.int64)  # candidates within it (always below k), candidates in all
-    # About k (1 + ln(N/k)) rows are among the k nearest when they are met. Where that is much, one block in SAMPLE says
-    # first how far the k-th will be at most, by a rank that its share of the k nearest is hardly ever below.
+    limits = np.empty(tile, dtype=np.int64)  # greatest distance of interest of each query
+    counts = np.empty((tile, 2), dtype=np.int64)  # candidates within the limit (always fewer than k), candidates in all
+    # About k (1 + ln(N/k)) rows are among the k nearest at the moment they are visited. Where that is many, a sample of one
+    # block in SAMPLE is searched first. It holds about k / SAMPLE of the k nearest rows and almost always fewer than `rank`, so
+    # its row number `rank` is almost surely as far as the k-th nearest of all rows: the search starts from that limit.
     rank = np.int64(k / SAMPLE + 3 * np.sqrt(k / SAMPLE) + 2)
     sampled = k * np.log(max(size / k, 1.0)) > 2 * rank * SAMPLE
     for top in range(0, count, tile):
-        here = min(tile, count - top)
-        accepts[:] = greatest
+        count_here = min(tile, count - top)
+        limits[:] = greatest
         if sampled:
             counts[:] = 0
             histogram[:] = 0
-            _visit(
-                planes, live, start, stop, np.int64(SAMPLE), queries[top : top + here], bounds, scratch, rank,
-                accepts, counts, histogram, keys,
+            _collect(
+                planes, live, start, stop, np.int64(SAMPLE), queries[top : top + count_here], bounds, buffers, rank,
+                limits, counts, histogram, keys,
             )  # fmt: skip
-            for place in range(here):
-                accepts[place] = min(accepts[place] + 1, greatest)
-        reach = accepts.copy()
+            for query in range(count_here):
+                limits[query] = min(limits[query] + 1, greatest)
+        sampled_limits = limits.copy()
         counts[:] = 0
         histogram[:] = 0
-        _visit(
-            planes, live, start, stop, np.int64(1), queries[top : top + here], bounds, scratch, k,
-            accepts, counts, histogram, keys,
+        _collect(
+            planes, live, start, stop, np.int64(1), queries[top : top + count_here], bounds, buffers, k,
+            limits, counts, histogram, keys,
         )  # fmt: skip
-        for place in range(here):
-            if accepts[place] == reach[place] < greatest:  # the sample misled: fewer than k rows are so near
-                accepts[place] = greatest
-                counts[place] = 0
-                histogram[place] = 0
-                only = slice(place, place + 1)
-                _visit(
-                    planes, live, start, stop, np.int64(1), queries[top + place : top + place + 1], bounds, scratch, k,
-                    accepts[only], counts[only], histogram[only], keys[only],
+        for query in range(count_here):
+            if limits[query] == sampled_limits[query] < greatest:  # the sample misled: fewer than k rows are so near
+                limits[query] = greatest
+                counts[query] = 0
+                histogram[query] = 0
+                only = slice(query, query + 1)
+                _collect(
+                    planes, live, start, stop, np.int64(1), queries[top + query : top + query + 1], bounds, buffers, k,
+                    limits[only], counts[only], histogram[only], keys[only],
                 )  # fmt: skip
-            _rank(
-                k, accepts[place], keys[place, : counts[place, 1]], histogram[place],
-                out_distances[top + place], out_rows[top + place],
+            _sort_nearest(
+                k, limits[query], keys[query, : counts[query, 1]], histogram[query],
+                out_distances[top + query], out_rows[top + query],
             )  # fmt: skip
 
 
 @kernel
-def room_of(size, k):
-    """Count the candidates that a query has room for; at most 2k survive when the room is full."""
+def capacity_of(size, k):
+    """Return how many candidates are kept for a query; when they are full, at most 2k of them are still near enough."""
     return min(size, 3 * k + 1024)
 
 
 @kernel
-def tile_of(queries, room):
-    """Count the queries that are searched for together."""
-    return max(1, min(TILE, queries, TILE_KEYS // max(room, 1)))
+def tile_of(queries, capacity):
+    """Return how many queries are searched for at a time."""
+    return max(1, min(TILE, queries, TILE_KEYS // max(capacity, 1)))
 
 
 @kernel
-def _scratch(bits, tile):
-    """Make room for a block's table, the queries of a tile as `_lay_out` writes them, and the sums and hits of `_near`."""
-    columns = _columns(bits)
+def _buffers(bits, tile):
+    """Return memory for a block's table, for the prepared queries of a tile, and for the sums and hits of `_compare`."""
+    columns = columns_of(bits)
     raw = np.empty(_table_bytes(bits) + 64, dtype=np.uint8)
     table = raw[-np.intp(raw.ctypes.data) % 64 :]
-    laid = np.empty(max(tile * _way_bytes(bits), min(tile, FEW) * bits * 8) // 8 + 1, dtype=np.uint64)
+    prepared = np.empty(max(tile * _offset_bytes(bits), min(tile, TABLE_QUERIES) * bits * 8) // 8 + 1, dtype=np.uint64)
     sums, hits = np.empty((columns, _WORDS), dtype=np.uint64), np.empty(_WORDS, dtype=np.uint64)
-    return table, laid, sums, hits
+    return table, prepared, sums, hits
 
 
 @kernel
-def _visit(planes, live, start, stop, step, queries, bounds, scratch, k, accepts, counts, histogram, keys):
-    """Take every `step`-th block's hits into the queries' candidates.
+def _collect(planes, live, start, stop, step, queries, bounds, buffers, k, limits, counts, histogram, keys):
+    """Add the hits in every `step`-th block to the queries' candidates.
 
-    One function, since numba counts references to every array that it hands to another: atomic steps, a hit at a time.
+    A query's limit falls as candidates come in: it is always the greatest distance d so that fewer than k candidates are
+    within d. In plain Python, for one query:
+
+        for row, distance in enumerate(distances):
+            if distance <= limit:
+                candidates.append((distance, row))
+                while sum(d <= limit for d, _ in candidates) >= k:
+                    limit -= 1
+
+    The candidates within limit + 1 then hold the k nearest. Rows come in ascending order, so a later row at limit + 1 is
+    not needed. All of it is one function, because numba counts references to each array that one function hands to another,
+    which takes atomic instructions for each hit.
     """
-    table, laid, sums, hits = scratch
+    table, prepared, sums, hits = buffers
     bits = planes.shape[1]
-    columns = _columns(bits)
-    tabled = len(queries) >= FEW
-    stride = _lay_out(queries, bits, tabled, laid)
+    columns = columns_of(bits)
+    by_table = len(queries) >= TABLE_QUERIES
+    stride = _prepare(queries, bits, by_table, prepared)
     for block in range(start, stop, step):
-        codes = block * bits * _BYTES
-        if tabled:
-            _tabulate(planes, codes, bits, table)
-        ahead, lines = codes + step * bits * _BYTES, bits * _BYTES // 64
-        for place in range(len(queries)):
-            if place < lines:  # of the next block, one with each query: memory is slow to start
-                _prefetch(planes, ahead + place * 64)
-            accept = accepts[place]
-            if accept < 0:  # k rows at distance 0: no later row is nearer
+        codes = block * bits * _VECTOR_BYTES
+        if by_table:
+            _make_table(planes, codes, bits, table)
+        ahead, lines = codes + step * bits * _VECTOR_BYTES, bits * _VECTOR_BYTES // 64
+        for query in range(len(queries)):
+            if query < lines:  # with each query, start to load one line of the next block: memory takes long to answer
+                _prefetch(planes, ahead + query * 64)
+            limit = limits[query]
+            if limit < 0:  # k rows are at distance 0: no later row is nearer
                 continue
-            if tabled:
-                some = _near_tabled(table, 0, laid, place * stride, bits, bounds, accept, sums, hits)
+            if by_table:
+                some = _compare_by_table(table, 0, prepared, query * stride, bits, bounds, limit, sums, hits)
             else:
-                some = _near(planes, codes, laid, place * stride, bits, bounds, accept, sums, hits)
+                some = _compare(planes, codes, prepared, query * stride, bits, bounds, limit, sums, hits)
             if not some:
                 continue
-            least = (1 << columns) - 1 - accept  # what the sums began with
-            below, filled = counts[place, 0], counts[place, 1]
+            least = (1 << columns) - 1 - limit  # what the sums started from
+            below, filled = counts[query, 0], counts[query, 1]
             for word in range(_WORDS):
                 found = hits[word] & live[block, word]
                 while found:
@@ -493,133 +583,158 @@ def _visit(planes, live, start, stop, step, queries, bounds, scratch, k, accepts
                     distance = -least
                     for column in range(columns):
                         distance += np.intp(sums[column, word] >> np.uint64(lane) & np.uint64(1)) << column
-                    if distance > accept:
+                    if distance > limit:
                         continue
                     if filled == keys.shape[1]:
-                        filled = _drop_beyond(keys, place, accept + 1)
-                    keys[place, filled] = distance << ROW_BITS | block * BLOCK + 64 * word + lane
+                        filled = _drop_farther(keys, query, limit + 1)
+                    keys[query, filled] = distance << ROW_BITS | block * BLOCK + 64 * word + lane
                     filled += 1
-                    histogram[place, distance] += 1
+                    histogram[query, distance] += 1
                     below += 1
                     while below >= k:
-                        below -= histogram[place, accept]
-                        accept -= 1
-            accepts[place], counts[place, 0], counts[place, 1] = accept, below, filled
+                        below -= histogram[query, limit]
+                        limit -= 1
+            limits[query], counts[query, 0], counts[query, 1] = limit, below, filled
 
 
 @kernel
-def _lay_out(queries, bits, tabled, out):
-    """Write queries one behind the other, as ways or masks, and return how many bytes each takes."""
-    if not tabled:  # for each bit a word of that bit
-        for place in range(len(queries)):
+def _prepare(queries, bits, by_table, out):
+    """Write queries to `out` in the form that a comparison reads, and return how many bytes each takes.
+
+    For `_compare`, a query has a mask for each bit: a word that repeats the bit. For `_compare_by_table` it has the offsets
+    of its sum and its carry in the table entry of each group of three bits, and of its vector for each single bit, in units
+    of 8 bytes.
+    """
+    unit = np.uint64(_VECTOR_BYTES // 8)
+    if not by_table:
+        for query in range(len(queries)):
             for bit in range(bits):
-                out[place * bits + bit] = np.uint64(0) - _bit(queries, place, bit)
+                out[query * bits + bit] = np.uint64(0) - _bit(queries, query, bit)
         return bits * 8
-    ways = out.view(np.uint8)
+    offsets = out.view(np.uint8)
     number = 0
-    for place in range(len(queries)):  # for each group where its ones and its twos are in a table, in 8 bytes
+    for query in range(len(queries)):
         bit = 0
         while bit < bits:
             chunk = 64 if bits - bit >= 64 else 16
             for first in range(bit, bit + chunk - 1, 3):
-                way = np.uint64(0)
+                pattern = np.uint64(0)
                 for other in range(first, first + 3):
-                    way |= _bit(queries, place, other) << np.uint64(other - first)
-                odd = (way ^ way >> np.uint64(1) ^ way >> np.uint64(2)) & np.uint64(1)
-                ways[number], ways[number + 1] = (
-                    odd * np.uint64(_BYTES // 8),
-                    (way + np.uint64(2)) * np.uint64(_BYTES // 8),
-                )
+                    pattern |= _bit(queries, query, other) << np.uint64(other - first)
+                parity = (pattern ^ pattern >> np.uint64(1) ^ pattern >> np.uint64(2)) & np.uint64(1)
+                offsets[number] = parity * unit
+                offsets[number + 1] = (pattern + np.uint64(2)) * unit
                 number += 2
             bit += chunk
-            ways[number] = _bit(queries, place, bit - 1) * np.uint64(_BYTES // 8)
+            offsets[number] = _bit(queries, query, bit - 1) * unit
             number += 1
-    return _way_bytes(bits)
+    return _offset_bytes(bits)
 
 
 @kernel
-def _bit(queries, place, bit):
-    """Return a bit of a packed code; 0 behind it."""
+def _bit(codes, row, bit):
+    """Return a bit of a packed code; 0 behind its end."""
     byte = bit // 8
-    if byte >= queries.shape[1]:
+    if byte >= codes.shape[1]:
         return np.uint64(0)
-    return np.uint64(queries[place, byte]) >> np.uint64(7 - bit % 8) & np.uint64(1)
+    return np.uint64(codes[row, byte]) >> np.uint64(7 - bit % 8) & np.uint64(1)
 
 
 @kernel
-def _drop_beyond(keys, place, distance):
-    """Keep a query's candidates up to a distance, in order, and return how many there are."""
+def _drop_farther(keys, query, distance):
+    """Drop a query's candidates that are farther than `distance`, keep the order, and return how many are left."""
     kept = 0
-    for key in keys[place]:
+    for key in keys[query]:
         if key >> ROW_BITS <= distance:
-            keys[place, kept] = key
+            keys[query, kept] = key
             kept += 1
     return kept
 
 
 @kernel
-def _rank(k, accept, keys, histogram, out_distances, out_rows):
-    """Write the k nearest candidates by counting sort; they are in the order of rows."""
-    last = min(accept + 1, len(histogram) - 1)  # the distance of the k-th
-    place = 0
+def _sort_nearest(k, limit, keys, histogram, out_distances, out_rows):
+    """Write the k nearest candidates by a counting sort, which keeps rows at the same distance in order.
+
+    `histogram` is overwritten: it becomes, for each distance, where its next row goes.
+    """
+    last = min(limit + 1, len(histogram) - 1)  # the distance of the k-th nearest
+    start = 0
     for distance in range(last + 1):
         count = histogram[distance]
-        histogram[distance] = place
-        place += count
+        histogram[distance] = start
+        start += count
     for key in keys:
         distance = key >> ROW_BITS
         if distance <= last:
-            place = histogram[distance]
-            if place < k:
-                out_distances[place] = distance
-                out_rows[place] = key & ((1 << ROW_BITS) - 1)
-                histogram[distance] = place + 1
+            rank = histogram[distance]
+            if rank < k:
+                out_distances[rank] = distance
+                out_rows[rank] = key & ((1 << ROW_BITS) - 1)
+                histogram[distance] = rank + 1
 
 
 @kernel
 def merge(distances, rows, start, stop, out_distances, out_rows):
-    """Write the k nearest rows of queries `start` to `stop`, from uint16 and int64 (parts, Q, kept) that `top_k` filled.
+    """Merge what `top_k` found in each part of the rows, for queries `start` to `stop`.
 
-    The parts follow one another in the order of rows, so their rows at the same distance do too.
+    Args:
+        distances: uint16 (parts, Q, kept), parts in ascending order of rows.
+        rows: int64 (parts, Q, kept).
+        start: the first query.
+        stop: the query behind the last one.
+        out_distances: uint16 (Q, k).
+        out_rows: int64 (Q, k).
     """
     parts, _, kept = rows.shape
     k = out_rows.shape[1]
     taken = np.empty(parts, dtype=np.int64)
     for query in range(start, stop):
         taken[:] = 0
-        place, distance = 0, 0
-        while place < k:
+        rank, distance = 0, 0
+        while rank < k:
             for part in range(parts):
                 number = taken[part]
-                while place < k and number < kept and distances[part, query, number] == distance:
-                    out_distances[query, place] = distance
-                    out_rows[query, place] = rows[part, query, number]
+                while rank < k and number < kept and distances[part, query, number] == distance:
+                    out_distances[query, rank] = distance
+                    out_rows[query, rank] = rows[part, query, number]
                     number += 1
-                    place += 1
+                    rank += 1
                 taken[part] = number
             distance += 1
 
 
 @kernel
-def within(planes, live, start, stop, queries, bounds, places, out_distances, out_rows):
-    """Write the rows within a radius from their distance's place on, int64 (Q, radius + 1); without room, only count."""
-    bits, radius = planes.shape[1], places.shape[1] - 1
-    columns = _columns(bits)
-    table, laid, sums, hits = _scratch(bits, min(TILE, len(queries)))
+def within(planes, live, start, stop, queries, bounds, targets, out_distances, out_rows):
+    """Count the rows within a radius of each query, or write them.
+
+    Args:
+        planes: `Planes.words`.
+        live: uint64 (blocks, BLOCK/64), a bit for each row that may be found.
+        start: the first block.
+        stop: the block behind the last one.
+        queries: packed codes uint8 (Q, P).
+        bounds: what `bounds_of` returned.
+        targets: int64 (Q, radius + 1), for each distance where its next row goes; raised by 1 for each row.
+        out_distances: uint16 (H,).
+        out_rows: int64 (H,); where it is empty, `targets` is raised and nothing is written.
+    """
+    bits, radius = planes.shape[1], targets.shape[1] - 1
+    columns = columns_of(bits)
+    table, prepared, sums, hits = _buffers(bits, min(TILE, len(queries)))
     for top in range(0, len(queries), TILE):
-        here = min(TILE, len(queries) - top)
-        tabled = here >= FEW
-        stride = _lay_out(queries[top : top + here], bits, tabled, laid)
+        count_here = min(TILE, len(queries) - top)
+        by_table = count_here >= TABLE_QUERIES
+        stride = _prepare(queries[top : top + count_here], bits, by_table, prepared)
         for block in range(start, stop):
-            codes = block * bits * _BYTES
-            if tabled:
-                _tabulate(planes, codes, bits, table)
-            for number in range(top, top + here):
+            codes = block * bits * _VECTOR_BYTES
+            if by_table:
+                _make_table(planes, codes, bits, table)
+            for number in range(top, top + count_here):
                 query = (number - top) * stride
-                if tabled:
-                    some = _near_tabled(table, 0, laid, query, bits, bounds, radius, sums, hits)
+                if by_table:
+                    some = _compare_by_table(table, 0, prepared, query, bits, bounds, radius, sums, hits)
                 else:
-                    some = _near(planes, codes, laid, query, bits, bounds, radius, sums, hits)
+                    some = _compare(planes, codes, prepared, query, bits, bounds, radius, sums, hits)
                 if not some:
                     continue
                 for word in range(_WORDS):
@@ -630,26 +745,26 @@ def within(planes, live, start, stop, queries, bounds, places, out_distances, ou
                         distance = radius + 1 - (1 << columns)
                         for column in range(columns):
                             distance += np.intp(sums[column, word] >> np.uint64(lane) & np.uint64(1)) << column
-                        place = places[number, distance]
+                        target = targets[number, distance]
                         if len(out_rows):
-                            out_distances[place] = distance
-                            out_rows[place] = block * BLOCK + 64 * word + lane
-                        places[number, distance] = place + 1
+                            out_distances[target] = distance
+                            out_rows[target] = block * BLOCK + 64 * word + lane
+                        targets[number, distance] = target + 1
 
 
 @kernel
 def histograms(planes, live, start, stop, queries, relevant, which, bounds, out):
-    """Add to int64 (Q, 2, 8 P + 1) the rows at each distance, and the relevant ones."""
+    """Add to `out`, int64 (Q, 2, bins), the number of rows at each distance, and the number of relevant ones."""
     bits = planes.shape[1]
-    _, laid, sums, hits = _scratch(bits, 1)
+    _, prepared, sums, hits = _buffers(bits, 1)
     counts = np.empty((2, bits + 8, _WORDS), dtype=np.uint64)
     for number in range(len(queries)):
-        _lay_out(queries[number : number + 1], bits, False, laid)
+        _prepare(queries[number : number + 1], bits, False, prepared)
         counts[:] = 0
         ours = relevant[which[number]]
         for block in range(start, stop):
-            # Adding starts from 0, and nothing is beyond the greatest distance.
-            _near(planes, block * bits * _BYTES, laid, 0, bits, bounds, len(bounds) - 1, sums, hits)
+            # With the greatest limit the sums start from 0 and none overflows: they are the distances.
+            _compare(planes, block * bits * _VECTOR_BYTES, prepared, 0, bits, bounds, len(bounds) - 1, sums, hits)
             _count(sums, live, block, bits, bounds, counts[0])
             some = np.uint64(0)
             for word in range(_WORDS):
@@ -663,38 +778,38 @@ def histograms(planes, live, start, stop, queries, relevant, which, bounds, out)
 
 @kernel
 def put_rows(planes, start, packed):
-    """Write codes to planes of zeros, uint8 (blocks, bits, BLOCK/8): eight rows' bytes at a time, else bit by bit."""
-    row, place = start, 0
-    while place < len(packed):
+    """Write packed codes to planes, viewed as uint8 (blocks, bits, BLOCK/8): a byte of eight rows at a time where it can."""
+    row, source = start, 0
+    while source < len(packed):
         block, octet, lane = row // BLOCK, row % BLOCK // 8, row % 8
-        if lane == 0 and place + 8 <= len(packed):
+        if lane == 0 and source + 8 <= len(packed):
             for byte in range(packed.shape[1]):
                 eight = np.uint64(0)
                 for number in range(8):
-                    eight |= np.uint64(packed[place + number, byte]) << np.uint64(8 * number)
+                    eight |= np.uint64(packed[source + number, byte]) << np.uint64(8 * number)
                 for bit in range(8):
                     planes[block, 8 * byte + bit, octet] = _column(eight, np.uint64(7 - bit))
-            row, place = row + 8, place + 8
+            row, source = row + 8, source + 8
         else:
             for bit in range(8 * packed.shape[1]):
-                planes[block, bit, octet] |= np.uint8(_bit(packed, place, bit) << np.uint64(lane))
-            row, place = row + 1, place + 1
+                planes[block, bit, octet] |= np.uint8(_bit(packed, source, bit) << np.uint64(lane))
+            row, source = row + 1, source + 1
 
 
 @kernel
 def get_rows(planes, packed):
-    """Read codes back."""
+    """Read packed codes back, eight rows at a time."""
     for octet in range((len(packed) + 7) // 8):
-        block, place = octet // _BYTES, octet % _BYTES
+        block, column = octet // _VECTOR_BYTES, octet % _VECTOR_BYTES
         for byte in range(packed.shape[1]):
             eight = np.uint64(0)
             for bit in range(8):
-                eight |= np.uint64(planes[block, 8 * byte + 7 - bit, place]) << np.uint64(8 * bit)
+                eight |= np.uint64(planes[block, 8 * byte + 7 - bit, column]) << np.uint64(8 * bit)
             for number in range(min(8, len(packed) - 8 * octet)):
                 packed[8 * octet + number, byte] = _column(eight, np.uint64(number))
 
 
 @kernel
 def _column(eight, bit):
-    """Gather one bit of each of the eight bytes of a word into a byte, the lowest byte's bit lowest."""
+    """Gather one bit of each of the eight bytes of a word into a byte; the lowest byte gives the lowest bit."""
     return np.uint8((eight >> bit & np.uint64(0x0101010101010101)) * np.uint64(0x0102040810204080) >> np.uint64(56))
