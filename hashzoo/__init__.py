@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hashzoo.index import Index as Index
     from hashzoo.index import RangeHits as RangeHits
     from hashzoo.model import HashModel as HashModel
+    from hashzoo.registry import register as register
     from hashzoo.zoo import list_models as list_models
     from hashzoo.zoo import load as load
 
@@ -48,6 +49,7 @@ _PUBLIC = {
     "HashModel": "hashzoo.model",
     "load": "hashzoo.zoo",
     "list_models": "hashzoo.zoo",
+    "register": "hashzoo.registry",
     "hookimpl": "hashzoo.hookspecs",
     "Register": "hashzoo.hookspecs",
     "HashOutput": "hashzoo.hookspecs",

@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], g
 
     A file may set the arguments that the signature names, except those that hashzoo gives. Their types may be bool, int,
     float, None and Literal, and unions, tuples and lists of these. A free text is not among them, because it could name a
-    file or an address. What only `**kwargs` would take is refused.
+    file or an address. What only `**kwargs` would take is refused. An old name that the class attribute `renamed` lists is
+    read with a warning that says the new one.
 
     Args:
         what: the component, as the beginning of a sentence.
@@ -51,6 +53,7 @@ def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], g
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name not in given
     }
+    args = _with_new_names(what, target, args)
     offer = f"it takes {', '.join(taken)}" if taken else "it takes none"
     for name in args:
         if name in given:
@@ -74,6 +77,18 @@ def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], g
         except pydantic.ValidationError as error:
             raise ConfigError(f"{what} cannot take {name} = {short(value)} ({error.errors()[0]['msg']}).") from error
     return values
+
+
+def _with_new_names(what: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
+    """Read arguments by the names that they had before, as the class attribute `renamed` (old name -> new name) says."""
+    renamed = getattr(target, "renamed", {})
+    for old in args.keys() & renamed.keys():
+        if renamed[old] in args:
+            raise ConfigError(f"{what} is given {old!r} and {renamed[old]!r}, which are one argument; remove {old!r}.")
+        warnings.warn(
+            f"{what} calls its argument {old!r} now {renamed[old]!r}; rename it.", FutureWarning, stacklevel=3
+        )
+    return {renamed.get(name, name): value for name, value in args.items()}
 
 
 def _settable(annotation: Any) -> bool:

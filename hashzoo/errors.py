@@ -1,8 +1,12 @@
 """Errors whose message is one sentence that names the thing and the way out."""
 
 import difflib
+import importlib.util
 import reprlib
+import shlex
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from hashzoo.text import clean
 
@@ -23,6 +27,10 @@ class UnknownNameError(HashzooError, LookupError):
 
 class PluginError(HashzooError):
     """A plugin that cannot be loaded, or that registers something it may not."""
+
+
+class MissingExtraError(HashzooError, ImportError):
+    """An extra of hashzoo that is not installed."""
 
 
 class ConfigError(HashzooError, ValueError):
@@ -72,3 +80,42 @@ def short(value: object) -> str:
     """Show a value in at most 60 characters; of a deep or long one only the beginning is looked at."""
     text = reprlib.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def install_line(*packages: str) -> str:
+    """Write the command that installs packages into the environment that runs this process.
+
+    Args:
+        packages: names, with extras or options as pip takes them.
+
+    >>> install_line("hashzoo[train]")  # doctest: +ELLIPSIS
+    "...python... install ...'hashzoo[train]'"
+    """
+    quoted = shlex.join(packages)
+    if Path(sys.prefix, "uv-receipt.toml").is_file():  # `uv tool` made this environment, and makes it anew each time
+        own = [name for name in packages if name.startswith("hashzoo[")]
+        others = [part for name in packages if name not in ("hashzoo", *own) for part in _tool_option(name)]
+        return shlex.join(["uv", "tool", "install", *(own or ["hashzoo"]), *others])
+    if importlib.util.find_spec("pip") is None:  # uv makes environments without pip
+        return f"uv pip install --python {shlex.quote(sys.executable)} {quoted}"
+    return f"{shlex.quote(sys.executable)} -m pip install {quoted}"
+
+
+def _tool_option(name: str) -> list[str]:
+    return [name] if name.startswith("-") else ["--with", name]
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Refuse work before it starts whose modules come with an extra of hashzoo that is not installed.
+
+    Raises:
+        MissingExtraError: names the modules that are missing, and the command that installs them.
+
+    >>> require_extra("train", "json")
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"This needs the extra hashzoo[{extra}] ({', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+            f"installed); install it with `{install_line(f'hashzoo[{extra}]')}`."
+        )

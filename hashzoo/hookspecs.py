@@ -15,29 +15,35 @@ def hashzoo_register_heads(register):
     register("my-head", "hashzoo_mine.head:MyHead", summary="What it does in a line")
 ```
 
-Targets are best written `"package.module:Name"`: imported on first use, so that listing imports no torch. A line
-`hashzoo_api = 1` in that module says which version of these hooks it was written for.
+A target is a class, or `"package.module:Name"`, which is imported on first use: a package with many components lists them faster
+so. A line `hashzoo_api = 1` in that module says which version of these hooks it was written for. When the version goes up,
+plugins of the version before are served, with a warning, for at least the two minor releases of hashzoo that follow.
 The protocols below say what a target must be. All are `torch.nn.Module` classes; they are built by keyword.
 
 What a recipe or a config.json may give as `args` is what the constructor's signature says: each argument by its name, with
 a value of its type. Types may be bool, int, float, None and Literal, and unions, tuples and lists of these; `typing.Annotated`
 with a pydantic `Field` sets bounds. A plain `str` is refused, because files come from strangers and a text could name a file or
 an address: name the choices with Literal. What only `**kwargs` would take is refused too. The kit's `check_config_round_trip`
-asks that every option has such a type.
+asks that every option has such a type. A class whose argument got another name says so in a class attribute, `renamed = {"old":
+"new"}`: files with the old name are then read, with a warning.
 N is the batch size, K the number of bits, C the number of classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pluggy
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 API_VERSION = 1  # goes up when a plugin has to be changed
+OLD_API_VERSIONS: dict[int, str] = {}  # an older version that is still served -> the release that drops it
 hookspec = pluggy.HookspecMarker("hashzoo")
 hookimpl = pluggy.HookimplMarker("hashzoo")
 
@@ -45,14 +51,14 @@ hookimpl = pluggy.HookimplMarker("hashzoo")
 class Register(Protocol):
     """The callback that every hook receives; call it once a component."""
 
-    def __call__(self, name: str, target: str | type, *, summary: str) -> None:
+    def __call__(self, name: str, target: str | type | Mapping[str, Any], *, summary: str) -> None:
         """Register `target` under `name`.
 
         Args:
             name: lower-case letters, digits, `-`, `_`, `.`; a backbone family is written `prefix/*`, and its class is
                 then built with `model="..."`, the part of the name that the star stands for.
-            target: `"package.module:Class"`, or the class itself; for a method `"package:recipe.toml"`, a file inside the
-                package.
+            target: the class, or `"package.module:Class"`; of a method its recipe as a dict, as a TOML text, or as
+                `"package:recipe.toml"`, a file inside the package.
             summary: one line for listings.
         """
 
@@ -174,4 +180,37 @@ class Loss(Protocol):
 
     def __call__(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
         """Return named scalar terms; their sum is minimised."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Pictures to relaxed codes; what everything that makes codes asks for. No torch is in it: arrays go in and come out.
+
+    H and W are a picture's own height and width in pixels, h and w those of the encoder's input.
+    Codes of two encoders may be compared where `weights_id` and `preprocess_id` are equal.
+    """
+
+    @property
+    def name(self) -> str | None:
+        """The model's name, written into the codes that it makes."""
+
+    @property
+    def bits(self) -> int:
+        """K."""
+
+    @property
+    def weights_id(self) -> str | None:
+        """Which weights it has: the first 16 digits of their file's sha256; None where no file holds them."""
+
+    @property
+    def preprocess_id(self) -> str:
+        """Which preprocessing `fit` is."""
+
+    def fit(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and cut a picture, uint8 RGB (H, W, 3), to the input, uint8 (h, w, 3); safe to call from many threads."""
+        ...
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map fitted pictures, uint8 (N, h, w, 3), to u, float32 (N, K); bit k of a code is 1 where u_k >= 0."""
         ...

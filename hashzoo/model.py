@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from hashzoo.codes import Codes, check_bits
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig
-from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError
+from hashzoo.errors import ConfigError, HubError, ImageError, PluginError, UnknownNameError, install_line
 from hashzoo.files import sha256
 from hashzoo.hookspecs import HashOutput
 from hashzoo.precision import Precision, check_precision, without_tf32
 from hashzoo.preprocess import ImageLike, Preprocess
-from hashzoo.registry import registry
+from hashzoo.registry import SESSION, registry
 
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ImageError], object]
 
@@ -50,10 +50,12 @@ def check_component(kind: str, ref: ComponentRef) -> tuple[str, dict[str, Any]]:
             raise
         if ref.package in installed:
             state = f"which is broken ({installed[ref.package].error}); reinstall it"
+        elif ref.package == SESSION:
+            state = "which says that the session that trained it called it; register it again in this one"
         else:
             state = (
                 "as the config says, not hashzoo; that package is not installed; "
-                f"`pip install {ref.package}` if you trust who made it"
+                f"`{install_line(ref.package)}` if you trust who made it"
             )
         raise PluginError(f"The {kind} {name!r} comes with the package {ref.package}, {state}.") from error
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import importlib.metadata
-import importlib.resources
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,58 +21,19 @@ import pluggy
 
 from hashzoo import hookspecs
 from hashzoo.arguments import check_args
-from hashzoo.errors import HashzooError, PluginError, short, unknown
+from hashzoo.component import GIVEN as GIVEN
+from hashzoo.component import HOOKS as HOOKS
+from hashzoo.component import Component as Component
+from hashzoo.component import Registrar
+from hashzoo.errors import HashzooError, PluginError, install_line, short, unknown
 
 GROUP = "hashzoo.plugins"
-HOOKS = {
-    "backbone": "hashzoo_register_backbones",
-    "head": "hashzoo_register_heads",
-    "loss": "hashzoo_register_losses",
-    "quantizer": "hashzoo_register_quantizers",
-    "method": "hashzoo_register_methods",
+SESSION = "hashzoo.register"  # owns what `register` adds; no package has this name
+MOVED = {  # what hashzoo-baselines registered in hashzoo 0.1, and the core registers now
+    ("hashzoo-baselines", kind, name)
+    for kind, names in {"head": ("lsh", "pca", "itq"), "method": ("lsh", "pca-sign", "pca-rotation", "itq")}.items()
+    for name in names
 }
-GIVEN = {  # the arguments that hashzoo itself gives a component, which therefore no config or recipe may set
-    "backbone": ("pretrained",),
-    "head": ("feature_shape", "bits", "num_classes"),
-    "loss": ("bits", "num_classes", "multi_label"),
-    "quantizer": (),
-}
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/\*)?")
-_TARGET = re.compile(r"\w+(\.\w+)*:[^:]+")
-
-
-@dataclass(frozen=True)
-class Component:
-    """One registered thing: its kind, name, owner, and the target that is imported on first use."""
-
-    kind: str
-    name: str
-    owner: str
-    target: str | Callable[..., Any]
-    summary: str
-
-    def beside(self, name: str) -> Component:
-        """The same, with another file of the method's package as target."""
-        return dataclasses.replace(self, target=f"{str(self.target).partition(':')[0]}:{name}")
-
-    def load(self) -> Any:
-        """Import the target and return it; for a method, return the text of its recipe.
-
-        Raises:
-            PluginError: the target is not there; names the package that owns it.
-        """
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, attribute = self.target.partition(":")
-        try:
-            if self.kind == "method":
-                return importlib.resources.files(module).joinpath(attribute).read_text(encoding="utf-8")
-            return getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:  # whatever a third party's module raises is the plugin's fault
-            raise PluginError(
-                f"The {self.kind} {self.name!r} of package {self.owner} cannot be imported from {self.target!r} "
-                f"({type(error).__name__}: {error}); update or reinstall {self.owner}."
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -84,6 +44,7 @@ class Plugin:
         error: what went wrong, if it is broken.
         where: the line to fix then, as "file:line", or the entry point's own line where there is no code to blame.
         api: the version of the hooks that its module was written for (`hashzoo_api`; 1 where it says nothing).
+        notice: that this version is old, and until when it is served; else None.
     """
 
     name: str
@@ -93,16 +54,13 @@ class Plugin:
     error: str | None = None
     where: str | None = None
     api: int = hookspecs.API_VERSION
+    notice: str | None = None
 
 
 def _collect(name: str, distribution: str, version: str, module: ModuleType) -> Plugin:
     """Run the hooks of one plugin in a manager of its own, so that no plugin can disturb another."""
-    api = getattr(module, "hashzoo_api", hookspecs.API_VERSION)
-    if api != hookspecs.API_VERSION:
-        raise PluginError(
-            f"it is written for version {api!r} of the hooks, this hashzoo has {hookspecs.API_VERSION}; update both with "
-            f"`pip install --upgrade hashzoo {distribution}`"
-        )
+    api = getattr(module, "hashzoo_api", 1)
+    notice = _notice_of_api(api, distribution)
     for hook in (attribute for attribute in dir(module) if attribute.startswith("hashzoo_register_")):
         if callable(function := getattr(module, hook)) and not hasattr(function, "hashzoo_impl"):
             raise PluginError(f"{hook} is not marked as a hook; put @hookimpl (from hashzoo import hookimpl) above it")
@@ -110,22 +68,34 @@ def _collect(name: str, distribution: str, version: str, module: ModuleType) -> 
     manager.add_hookspecs(hookspecs)
     manager.register(module, name)
     manager.check_pending()  # an unknown hook name is an error of this plugin
-    found: dict[tuple[str, str], Component] = {}
+    found: list[Component] = []
     for kind, hook in HOOKS.items():
+        registrar = Registrar(kind, distribution)
+        getattr(manager.hook, hook)(register=registrar)
+        found += [item for item in registrar.found.values() if (distribution, kind, item.name) not in MOVED]
+    return Plugin(name, distribution, version, tuple(found), api=api, notice=notice)
 
-        def register(name: str, target: str | type, *, summary: str, kind: str = kind) -> None:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise PluginError(f"{name!r} is no valid name for a {kind}: use lower-case letters, digits, - _ .")
-            if not isinstance(target, type) and not (isinstance(target, str) and _TARGET.fullmatch(target)):
-                raise PluginError(
-                    f"The target of {kind} {name!r} must be a class or read 'package.module:Name', not {target!r}"
-                )
-            if (kind, name) in found:
-                raise PluginError(f"{kind} {name!r} is registered twice")
-            found[kind, name] = Component(kind, name, distribution, target, summary)
 
-        getattr(manager.hook, hook)(register=register)
-    return Plugin(name, distribution, version, tuple(found.values()), api=api)
+def _notice_of_api(api: object, distribution: str) -> str | None:
+    """Say until when a plugin of an older version of the hooks is served; None if its version is today's.
+
+    Raises:
+        PluginError: its version is served no longer, or not yet.
+    """
+    if api == hookspecs.API_VERSION:
+        return None
+    update = install_line("--upgrade", "hashzoo", distribution)
+    if not isinstance(api, int) or api not in hookspecs.OLD_API_VERSIONS:
+        raise PluginError(
+            f"it is written for version {api!r} of the hooks, this hashzoo has {hookspecs.API_VERSION}; "
+            f"update both with `{update}`"
+        )
+    notice = (
+        f"it is written for version {api} of the hooks, which hashzoo serves until {hookspecs.OLD_API_VERSIONS[api]}; "
+        f"update it with `{update}`"
+    )
+    warnings.warn(f"The plugin {distribution}: {notice}.", FutureWarning, stacklevel=2)
+    return notice
 
 
 def _line_to_fix(error: BaseException, point: importlib.metadata.EntryPoint, module: ModuleType | None) -> str:
@@ -162,6 +132,20 @@ class Registry:
         """
         self.plugins += (_collect(distribution, distribution, "0", module),)
 
+    def register(self, kind: str, name: str, target: type | str | Mapping[str, Any], *, summary: str = "") -> None:
+        """Register one thing for the rest of this process; see the function `register`."""
+        if kind not in HOOKS:
+            raise unknown("kind of component", kind, HOOKS, f"the kinds are {', '.join(HOOKS)}.")
+        registrar = Registrar(kind, SESSION)
+        registrar(name, target, summary=summary)
+        if taken := [item.owner for item in self.components(kind) if item.name == name and item.owner != SESSION]:
+            raise PluginError(f"{taken[0]} registers a {kind} named {name!r}; choose another name.")
+        others = [plugin for plugin in self.plugins if plugin.distribution != SESSION]
+        before = [item for plugin in self.plugins if plugin.distribution == SESSION for item in plugin.components]
+        kept = [item for item in before if (item.kind, item.name) != (kind, name)]
+        session = Plugin(SESSION, SESSION, "0", (*kept, *registrar.found.values()))
+        self.plugins = (*others, session)
+
     def components(self, kind: str) -> list[Component]:
         """Every component of a kind, built-ins first, then by package."""
         return [item for plugin in self.plugins for item in plugin.components if item.kind == kind]
@@ -185,6 +169,9 @@ class Registry:
             UnknownNameError: nobody does; the message offers close matches.
         """
         items = self.components(kind)
+        owner, _, own = name.partition("/")
+        if (owner, kind, own) in MOVED:
+            name = f"hashzoo/{own}"
         found: list[tuple[Component, dict[str, str]]] = [
             (item, {}) for item in items if name in (item.name, f"{item.owner}/{item.name}")
         ] or [
@@ -277,6 +264,46 @@ def _owner(point: importlib.metadata.EntryPoint) -> str:
 
 _installed = functools.cache(discover)
 _chosen: ContextVar[Registry | None] = ContextVar("hashzoo_registry", default=None)
+
+
+def register(kind: str, name: str, target: type | str | Mapping[str, Any], *, summary: str = "") -> None:
+    """Register a component or a method for the rest of this process, as a notebook does; a package uses hooks.
+
+    Registering the name again replaces what was registered, so that a cell can be run twice.
+
+    Args:
+        kind: "backbone", "head", "loss", "quantizer" or "method".
+        name: lower-case letters, digits, `-`, `_`, `.`.
+        target: the class; of a method its recipe, as a dict or a TOML text.
+        summary: one line for listings.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+        PluginError: the name or the target is not valid, or a package registers this name.
+
+    >>> import torch
+    >>> class Softsign(torch.nn.Module):
+    ...     def forward(self, u):
+    ...         return u / (1 + u.abs()) if self.training else torch.where(u >= 0, 1.0, -1.0)
+    >>> with using(discover()):
+    ...     register("quantizer", "softsign", Softsign, summary="u / (1 + |u|)")
+    ...     registry().build("quantizer", "softsign")
+    Softsign()
+    """
+    registry().register(kind, name, target, summary=summary)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is installed, told from its metadata alone; nothing of it is imported.
+
+    >>> is_installed("hashzoo"), is_installed("no-such-package")
+    (True, False)
+    """
+    try:
+        importlib.metadata.distribution(package)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
 
 
 def registry() -> Registry:

@@ -5,7 +5,11 @@ import sys
 
 import pytest
 
+import hashzoo
+from hashzoo import hookspecs
+from hashzoo.config import ComponentRef
 from hashzoo.errors import ConfigError, PluginError, UnknownNameError
+from hashzoo.model import check_component
 from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover, registry, using
 
 HEADS = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n    "
@@ -61,7 +65,6 @@ def test_every_kind_has_its_hook(site):
     assert len(HOOKS) == 5
     for kind in HOOKS:
         assert found.get(kind, f"a-{kind}")[0].kind == kind
-    for kind in HOOKS.keys() - {"method"}:
         with pytest.raises(PluginError, match="AttributeError"):  # an attribute of the module, not a file beside it
             found.get(kind, f"a-{kind}")[0].load()
 
@@ -72,12 +75,47 @@ def test_a_method_is_a_file_of_its_package(site):
     source += "    register('gone', 'zoo_method:gone.toml', summary='')\n"
     site.add("zoo-method", {"zoo_method/__init__.py": source, "zoo_method/mine.toml": "a = 'ö'\n"}, {"m": "zoo_method"})
     found = discover()
-    assert found.get("method", "mine")[0].load() == "a = 'ö'\n"
+    assert found.get("method", "mine")[0].recipe_layers() == [{"a": "ö"}]
     message = r"^The method 'gone' of package zoo-method cannot be imported from 'zoo_method:gone.toml' "
     with pytest.raises(PluginError, match=message):
-        found.get("method", "gone")[0].load()
-    base = found.get("method", "mine")[0].beside("base.toml")
-    assert (base.name, base.target) == ("mine", "zoo_method:base.toml")
+        found.get("method", "gone")[0].recipe_layers()
+
+
+def test_a_method_may_build_on_a_file_beside_it_or_be_a_text_or_a_dict(site):
+    source = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_methods(register):\n"
+    source += "    register('file', 'zoo_method:mine.toml', summary='')\n"
+    source += "    register('text', 'a = 1\\n[b]\\nc = 2', summary='')\n"
+    source += "    register('dict', {'a': 1, 'b': {'c': 2}}, summary='')\n"
+    files = {
+        "zoo_method/__init__.py": source,
+        "zoo_method/mine.toml": "base = 'base.toml'\na = 2",
+        "zoo_method/base.toml": "a = 1",
+    }
+    site.add("zoo-method", files, {"m": "zoo_method"})
+    found = discover()
+    assert plugin_of(found, "zoo-method").error is None
+    assert found.get("method", "file")[0].recipe_layers() == [{"a": 1}, {"a": 2}]
+    assert found.get("method", "text")[0].recipe_layers() == [{"a": 1, "b": {"c": 2}}]
+    (layer,) = found.get("method", "dict")[0].recipe_layers()
+    assert layer == {"a": 1, "b": {"c": 2}}
+    layer["b"]["c"] = 3  # a copy of one's own
+    assert found.get("method", "dict")[0].recipe_layers() == [{"a": 1, "b": {"c": 2}}]
+
+
+@pytest.mark.parametrize("base", ["", "base = 'base.toml'"])
+def test_a_fault_of_a_recipe_is_told_with_package_file_and_line(site, base):
+    source = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_methods(register):\n"
+    source += "    register('mine', 'zoo_method:mine.toml', summary='')\n"
+    faulty = "\n\na = = 1\n"
+    files = {"zoo_method/__init__.py": source, "zoo_method/mine.toml": base or faulty, "zoo_method/base.toml": faulty}
+    site.add("zoo-method", files, {"m": "zoo_method"})
+    with pytest.raises(PluginError) as error:
+        discover().get("method", "mine")[0].recipe_layers()
+    file = "base" if base else "mine"
+    assert str(error.value).startswith(
+        "The recipe of method 'mine' of package zoo-method is no TOML (Invalid value (at line 3, "
+    )
+    assert str(error.value).endswith(f"; fix {site.folder}/zoo_method/{file}.toml:3.")
 
 
 BROKEN = {
@@ -99,6 +137,11 @@ BROKEN = {
     "no colon": (
         HEADS + "register('a', 'a.B', summary='')",
         "The target of head 'a' must be a class or read '.*:Name', not 'a.B'"),
+    "another kind": (HEADS + "register('a', 'a:B', summary='', kind='loss')", "TypeError: .*'kind'"),
+    "no method": (
+        HEADS.replace("heads", "methods") + "register('a', object, summary='')",
+        "The target of method 'a' must be a dict, be the text of a recipe, or read 'package:recipe.toml', not <class 'object'>"),
+    "a table as head": (HEADS + "register('a', {}, summary='')", r"The target of head 'a' must be a class or read .*, not \{\}"),
     "two colons": (HEADS + "register('a', 'a:B:c', summary='')", "The target of head 'a' must be a class or read .*'a:B:c'"),
     "no module": (HEADS + "register('a', ':B', summary='')", "The target of head 'a' must be a class or read .*':B'"),
     "no attribute": (HEADS + "register('a', 'a:', summary='')", "The target of head 'a' must be a class or read .*'a:'"),
@@ -167,6 +210,68 @@ def test_the_version_of_the_hooks(site, line, api):
     else:
         message = f"PluginError: it is written for version {api!r} of the hooks, this hashzoo has 1; update both with"
         assert plugin.error.startswith(message)
+
+
+def test_an_old_version_of_the_hooks_is_served_with_a_warning(good, monkeypatch):
+    monkeypatch.setattr(hookspecs, "API_VERSION", 3)
+    monkeypatch.setattr("hashzoo.builtin.hashzoo_api", 3)
+    monkeypatch.setattr(hookspecs, "OLD_API_VERSIONS", {2: "hashzoo 0.9"})
+    text = f"hashzoo_api = 2\n{HEADS}register('a', 'a:B', summary='')"
+    good.add("zoo-old", {"zoo_old.py": text}, {"old": "zoo_old"})
+    with pytest.warns(
+        FutureWarning, match="^The plugin zoo-old: it is written for version 2 of the hooks, which hashzoo "
+    ):
+        found = discover()
+    plugin = plugin_of(found, "zoo-old")
+    assert (plugin.error, plugin.api, len(plugin.components)) == (None, 2, 1)
+    assert "which hashzoo serves until hashzoo 0.9; update it with `" in plugin.notice
+    assert plugin_of(found, "zoo-good").error.startswith(
+        "PluginError: it is written for version 1 of the hooks, this hashzoo has 3"
+    )
+
+
+def test_a_notebook_registers(good):
+    with using(discover()) as found:
+        first, second = type("Head", (), {}), type("Head", (), {})
+        hashzoo.register("head", "mine", first, summary="Mine")
+        hashzoo.register("loss", "mine", first)
+        hashzoo.register("head", "mine", second, summary="Mine again")  # a cell is run twice
+        assert found.get("head", "mine")[0].load() is second
+        assert found.get("loss", "mine")[0].load() is first
+        assert found.get("head", "hashzoo.register/mine")[0].summary == "Mine again"
+        assert found.clashes() == {}
+        hashzoo.register("method", "mine", {"a": 1})
+        assert found.get("method", "mine")[0].recipe_layers() == [{"a": 1}]
+        with pytest.raises(PluginError, match=r"^zoo-good registers a head named 'good'; choose another name"):
+            hashzoo.register("head", "good", first)
+        with pytest.raises(UnknownNameError, match=r"^No kind of component is named 'hed' \(did you mean 'head'\?\)"):
+            hashzoo.register("hed", "mine", first)
+        with pytest.raises(PluginError, match="'My Head' is no valid name"):
+            hashzoo.register("head", "My Head", first)
+    with pytest.raises(UnknownNameError):
+        discover().get("head", "mine")
+
+
+def test_what_a_session_registered_is_not_looked_for_in_a_package():
+    ref = ComponentRef(name="mine", package="hashzoo.register")
+    with pytest.raises(PluginError, match="the session that trained it called it; register it again in this one"):
+        check_component("head", ref)
+
+
+def test_a_package_of_before_does_not_register_what_the_core_has_now(site):
+    (site.folder / "x").mkdir()
+    add_head(site, "hashzoo-baselines", "register('itq', 'zoo_a.head:Head', summary='')")
+    found = Registry([p for p in discover().plugins if p.distribution in ("hashzoo", "hashzoo-baselines")])
+    assert ("head", "itq") not in found.clashes()
+    assert found.get("head", "hashzoo-baselines/itq")[0].owner == "hashzoo"
+
+
+def test_an_argument_s_old_name_is_read_with_a_warning():
+    new = check_component("loss", ComponentRef(name="dhn", args={"quantization_weight": 0.5}))
+    with pytest.warns(FutureWarning, match="'dhn' of hashzoo-baselines calls its argument 'quantisation_weight' now "):
+        assert check_component("loss", ComponentRef(name="dhn", args={"quantisation_weight": 0.5})) == new
+    with pytest.raises(ConfigError, match="which are one argument; remove 'quantisation_weight'"):
+        check_component("loss", ComponentRef(name="dhn", args={"quantisation_weight": 1.0, "quantization_weight": 0.5}))
 
 
 def test_a_registry_of_ones_own(good):

@@ -3,6 +3,11 @@
 from torch import Tensor, nn
 
 
+def pool(features: Tensor) -> Tensor:
+    """Average maps (N, D, H, W) over positions; vectors (N, D) stay as they are."""
+    return features.mean((2, 3)) if features.ndim == 4 else features
+
+
 class LinearHead(nn.Module):
     """Global average pool of a map, then one linear layer to K relaxed bits.
 
@@ -26,4 +31,4 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, D) or (N, D, H, W) to u (N, K)."""
-        return self.linear(features.mean((2, 3)) if features.ndim == 4 else features)
+        return self.linear(pool(features))

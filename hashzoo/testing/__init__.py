@@ -16,6 +16,7 @@ def test_conforms(check):
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,12 @@ from hashzoo.errors import ConfigError, unknown
 from hashzoo.registry import HOOKS, Component, Plugin, Registry, registry, using
 
 if TYPE_CHECKING:
-    from hashzoo.testing.rigs import Rig
+    from hashzoo.testing.harness import Harness
 
 __all__ = [
     "Result",
     "Subject",
-    "check_backbone",
-    "check_head",
-    "check_loss",
-    "check_method",
-    "check_quantizer",
+    "check",
     "parametrize_with_checks",
 ]
 
@@ -149,16 +146,16 @@ class Subject:
         return validate(ComponentRef, {"name": name, "args": args}, f"The subject {self}")
 
     @functools.cached_property
-    def rigs(self) -> list[Rig]:
-        """How it is built, fed and read; one for each sort of input it takes."""
-        from hashzoo.testing.rigs import make_rigs
+    def harnesses(self) -> list[Harness]:
+        """How it is built, fed and read; one for each kind of input it takes."""
+        from hashzoo.testing.harness import make_harnesses
 
-        return make_rigs(self)
+        return make_harnesses(self)
 
     @functools.cached_property
     def _registry(self) -> Registry:
         """What is installed, a tiny backbone, and the component if it is not registered."""
-        tiny = Component("backbone", "tiny", "hashzoo-testing", "hashzoo.testing.rigs:TinyBackbone", "For tests")
+        tiny = Component("backbone", "tiny", "hashzoo-testing", "hashzoo.testing.harness:TinyBackbone", "For tests")
         components = [tiny]
         if not isinstance(self.target, str):
             components.append(Component(self.kind, "under-test", "hashzoo-testing", self.target, "Under test"))
@@ -191,77 +188,46 @@ def parametrize_with_checks(subjects: Iterable[Subject]) -> Any:
     return pytest.mark.parametrize("check", parameters)
 
 
-def check_backbone(
+def check(
+    kind: str,
     target: str | Callable[..., Any],
     options: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Run all checks of a backbone.
+    """Run all checks of one component or method.
+
+    A method's recipe is filled for the data set cifar10 and trained for a few steps on made-up images.
 
     Args:
+        kind: "backbone", "head", "loss", "quantizer" or "method".
         target: a registered name, or the class.
-        options: what a recipe would give as `args`.
+        options: what a recipe would give as `args`; of a method, changes of its recipe.
         expected_failures: name of a check -> why the component may fail it.
 
     Raises:
         AssertionError: names every check that did not go as expected, with the reason.
-    """
-    _check(Subject("backbone", target, options or {}, expected_failures or {}))
 
-
-def check_head(
-    target: str | Callable[..., Any],
-    options: Mapping[str, Any] | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-) -> None:
-    """Run all checks of a head; arguments and errors as `check_backbone`.
-
-    >>> check_head("linear")
-    """
-    _check(Subject("head", target, options or {}, expected_failures or {}))
-
-
-def check_loss(
-    target: str | Callable[..., Any],
-    options: Mapping[str, Any] | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-) -> None:
-    """Run all checks of a loss; arguments and errors as `check_backbone`."""
-    _check(Subject("loss", target, options or {}, expected_failures or {}))
-
-
-def check_quantizer(
-    target: str | Callable[..., Any],
-    options: Mapping[str, Any] | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-) -> None:
-    """Run all checks of a quantizer; arguments and errors as `check_backbone`.
-
+    >>> check("head", "linear")
     >>> import torch
     >>> class Truncated(torch.nn.Module):
     ...     def forward(self, u):
     ...         return u.clamp(-1, 1) if self.training else u.sign()  # the sign of 0 is 0
-    >>> check_quantizer(Truncated)
+    >>> check("quantizer", Truncated)
     Traceback (most recent call last):
     AssertionError: quantizer Truncated fails 1 of 16 checks:
       check_agrees_with_sign: in evaluation mode u = -0 becomes 0, not +1
     """
-    _check(Subject("quantizer", target, options or {}, expected_failures or {}))
-
-
-def check_method(
-    name: str, options: Mapping[str, Any] | None = None, expected_failures: Mapping[str, str] | None = None
-) -> None:
-    """Run all checks of a registered method; arguments and errors as `check_backbone`, `options` change its recipe.
-
-    Its recipe is filled for the data set cifar10 and trained for a few steps on made-up images.
-    """
-    _check(Subject("method", name, options or {}, expected_failures or {}))
-
-
-def _check(subject: Subject) -> None:
-    results = subject.results()
-    wrong = [result for result in results if not result.ok]
+    subject = Subject(kind, target, options or {}, expected_failures or {})
+    wrong = [result for result in subject.results() if not result.ok]
     if wrong:
         lines = "".join(f"\n  {result}" for result in wrong)
         raise AssertionError(f"{subject} fails {len(wrong)} of {len(subject.checks)} checks:{lines}")
+
+
+def __getattr__(name: str) -> Any:
+    """Give the five functions of hashzoo 0.1, `check_backbone` and its kin, as `check` of that kind."""
+    kind = name.removeprefix("check_")
+    if name == kind or kind not in HOOKS:
+        raise AttributeError(f"module 'hashzoo.testing' has no attribute {name!r}")
+    warnings.warn(f"{name}(...) is now check({kind!r}, ...)", DeprecationWarning, stacklevel=2)
+    return functools.partial(check, kind)

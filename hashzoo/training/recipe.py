@@ -14,7 +14,7 @@ from pydantic import Field
 from hashzoo.codes import MAX_BITS, MIN_BITS, check_bits
 from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
 from hashzoo.data.datasets import default_protocol
-from hashzoo.errors import ConfigError, PluginError
+from hashzoo.errors import ConfigError
 from hashzoo.model import check_component
 from hashzoo.registry import Component, registry
 
@@ -180,21 +180,18 @@ def make_recipe(
 ) -> Recipe:
     """Fill a registered method's recipe for one run.
 
-    A method's TOML holds the recipe's tables. Those under `[on.NAME]` replace them for the data set NAME, and `changes`
+    A method's TOML or dict holds the recipe's tables. Those under `[on.NAME]` replace them for the data set NAME, and `changes`
     (nested dicts) replace both. `base = "FILE.toml"` names a file beside it in the package; the method's own tables are laid
     over that file's. A component that is replaced by another starts without the other's `args`.
 
     Raises:
         UnknownNameError: no such method or component.
         ConfigError: the result does not follow the schema, or a component does not take its `args`.
-        PluginError: the method's recipe is no TOML, or a component cannot be imported.
+        PluginError: the method's recipe cannot be read, or a component cannot be imported.
     """
     component, _ = registry().get("method", method)
-    layers = [_read_layer(component)]
-    if isinstance(base := layers[0].pop("base", None), str):
-        layers.insert(0, _read_layer(component.beside(base)))
     data: dict[str, Any] = {}
-    for layer in layers:
+    for layer in component.recipe_layers():
         on_this_dataset = _pop_on(layer, component).get(dataset, {})
         data = merge(merge(data, layer), on_this_dataset)
     data = merge(data, changes or {})
@@ -219,17 +216,6 @@ def make_recipe(
                 f"{key!r} is not among a recipe's changes; give it {'as METHOD' if key == 'method' else f'by --{key}'}."
             )
     return _checked(validate(Recipe, {**facts, **data}, f"The recipe of {method}"))
-
-
-def _read_layer(component: Component) -> dict[str, Any]:
-    """Read a method's TOML, or its base's."""
-    try:
-        return tomllib.loads(component.load())
-    except tomllib.TOMLDecodeError as error:
-        raise PluginError(
-            f"The recipe {component.target} of package {component.owner} is no TOML ({error}); correct it, or update "
-            f"{component.owner}."
-        ) from error
 
 
 def _pop_on(layer: dict[str, Any], method: Component) -> dict[str, Any]:

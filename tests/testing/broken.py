@@ -357,7 +357,7 @@ class LossGradientReachesTheInput(Loss):
 
 class LossGradientReachesTheParameters(Loss):
     def forward(self, output, targets):
-        return {"quantisation": (output.u.abs() - 1).square().mean()}
+        return {"quantization": (output.u.abs() - 1).square().mean()}
 
 
 class LossBfloat16(Loss):

@@ -900,7 +900,7 @@ optimization = { batch_size = 16 }
         with pytest.warns(FutureWarning):
             other = make_recipe("on-base", bits=12, dataset="folder", protocol="split")
         (site.folder / "zoo_on_base" / "own.toml").write_text("a = = 1")
-        with pytest.raises(PluginError, match=r"The recipe zoo_on_base:own.toml of package zoo-on-base is no TOML"):
+        with pytest.raises(PluginError, match=r"The recipe of method 'on-base' of package zoo-on-base is no TOML"):
             make_recipe("on-base", bits=12, dataset="cifar10", protocol="tiny")
     assert (recipe.quantizer.name, recipe.quantizer.args) == ("sign", {})  # another component, without the other's args
     assert recipe.loss.args == {"pair_weight": 0.5, "class_weight": 2.0}

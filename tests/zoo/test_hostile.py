@@ -223,9 +223,9 @@ def test_the_command_line_says_it_in_one_sentence(bomb, tmp_path, monkeypatch, c
 
 def test_nothing_is_loaded_before_a_recipe_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "open_pool", lambda *_: pytest.fail("the data set was opened"))
-    wrong = copy.deepcopy(RECIPE) | {"loss": {"name": "csq", "args": {"quantisation_wieght": 1.0}}}
+    wrong = copy.deepcopy(RECIPE) | {"loss": {"name": "csq", "args": {"quantization_wieght": 1.0}}}
     path = write_recipe(tmp_path / "recipe.toml", **wrong)
-    message = r"The loss 'csq' of .* takes no argument 'quantisation_wieght' .*did you mean 'quantisation_weight'"
+    message = r"The loss 'csq' of .* takes no argument 'quantization_wieght' .*did you mean 'quantization_weight'"
     with pytest.raises(ConfigError, match=message):
         loop.train(read_recipe(path), tmp_path / "run")
     with pytest.raises(ConfigError, match=message):

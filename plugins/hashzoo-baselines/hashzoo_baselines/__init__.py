@@ -7,7 +7,7 @@ hashzoo_api = 1
 
 @hookimpl
 def hashzoo_register_heads(register: Register) -> None:
-    """Linear heads: trained, fitted in closed form, or drawn."""
+    """Heads that are trained."""
     register(
         "linear-bn", "hashzoo_baselines.heads:LinearBN", summary="Linear layer, then batch normalisation (OrthoHash)"
     )
@@ -16,21 +16,6 @@ def hashzoo_register_heads(register: Register) -> None:
         "class-label",
         "hashzoo_baselines.heads:ClassLabel",
         summary="Control: a classifier whose code is a fixed random code of the class it names",
-    )
-    register(
-        "lsh",
-        "hashzoo_baselines.heads:LSH",
-        summary="Random projections of centred features, no training (Charikar, STOC 2002)",
-    )
-    register(
-        "pca",
-        "hashzoo_baselines.heads:PCA",
-        summary="Principal directions, as they are or turned at random (rotation = true)",
-    )
-    register(
-        "itq",
-        "hashzoo_baselines.heads:ITQ",
-        summary="Principal directions, turned to lose least by the sign (Gong & Lazebnik, CVPR 2011)",
     )
 
 
@@ -66,7 +51,7 @@ def hashzoo_register_losses(register: Register) -> None:
     register(
         "dhn",
         "hashzoo_baselines.pairwise:DHN",
-        summary="Pairwise likelihood + log cosh quantisation (Zhu et al., AAAI 2016)",
+        summary="Pairwise likelihood + log cosh quantization (Zhu et al., AAAI 2016)",
     )
     register(
         "hashnet",
@@ -76,7 +61,7 @@ def hashzoo_register_losses(register: Register) -> None:
     register(
         "dch",
         "hashzoo_baselines.pairwise:DCH",
-        summary="Cauchy cross-entropy + Cauchy quantisation (Cao et al., CVPR 2018)",
+        summary="Cauchy cross-entropy + Cauchy quantization (Cao et al., CVPR 2018)",
     )
     register(
         "dbdh",
@@ -142,14 +127,6 @@ def hashzoo_register_methods(register: Register) -> None:
     register("adsh", "hashzoo_baselines:adsh.toml", summary="Asymmetric; learns from the labels of its whole database")
     register("bihalf", "hashzoo_baselines:bihalf.toml", summary="Classes: cross-entropy on codes that halve the batch")
     register("cibhash", "hashzoo_baselines:cibhash.toml", summary="No labels: contrast of two views")
-    register("lsh", "hashzoo_baselines:lsh.toml", summary="No training: random projections")
-    register("pca-sign", "hashzoo_baselines:pca-sign.toml", summary="Closed form: principal directions")
-    register(
-        "pca-rotation",
-        "hashzoo_baselines:pca-rotation.toml",
-        summary="Closed form: principal directions, random rotation",
-    )
-    register("itq", "hashzoo_baselines:itq.toml", summary="Closed form: principal directions, learned rotation")
     register(
         "class-label", "hashzoo_baselines:class-label.toml", summary="Control: the class a classifier names, as a code"
     )

@@ -48,7 +48,7 @@ class DSDH(Remembering):
             gradient; items not met yet are left out.
         mu: weight of the linear classification; above 0.
         nu: weight of the classifier's size; above 0.
-        eta: weight of the quantisation term.
+        eta: weight of the quantization term.
     """
 
     codes: Tensor
@@ -77,7 +77,7 @@ class DSDH(Remembering):
         self.codes = torch.zeros_like(self.memory)
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation".
+        """Return the terms "pair" and "quantization".
 
         Raises:
             ConfigError: `start` was not called, or there is no `output.index`.
@@ -89,7 +89,7 @@ class DSDH(Remembering):
         else:
             pair = pairwise_likelihood(u, targets, scale=1, balanced=False)
         codes = torch.where(self.codes[index] == 0, sign(u), self.codes[index])
-        return {"pair": pair, "quantisation": self.eta * (codes - u).square().sum(1).mean()}
+        return {"pair": pair, "quantization": self.eta * (codes - u).square().sum(1).mean()}
 
     @torch.no_grad()
     def end_epoch(self) -> None:
@@ -124,7 +124,7 @@ class ADSH(Remembering):
         bits: K.
         num_classes: C.
         multi_label: targets are 0/1 (N, C).
-        gamma: weight of the quantisation term.
+        gamma: weight of the quantization term.
     """
 
     codes: Tensor
@@ -170,7 +170,7 @@ class ADSH(Remembering):
         return torch.where(similar(labels, self.sets), 1.0, self.far)
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation".
+        """Return the terms "pair" and "quantization".
 
         Raises:
             ConfigError: `start` was not called, or there is no `output.index`.
@@ -184,7 +184,7 @@ class ADSH(Remembering):
         )
         return {
             "pair": squares.mean() / n,
-            "quantisation": self.gamma / (n * self.bits) * (self.codes[index] - u).square().mean(),
+            "quantization": self.gamma / (n * self.bits) * (self.codes[index] - u).square().mean(),
         }
 
     @torch.no_grad()

@@ -31,13 +31,16 @@ def mean(values: Tensor) -> Tensor:
     return values.sum() / max(1, values.numel())
 
 
-def quantisation(u: Tensor) -> Tensor:
+def quantization(u: Tensor) -> Tensor:
     """Mean over items and bits of (u - sgn u)^2.
 
-    >>> quantisation(torch.tensor([[1.0, -1.0], [-2.0, 0.0]]))
+    >>> quantization(torch.tensor([[1.0, -1.0], [-2.0, 0.0]]))
     tensor(0.5000)
     """
     return (u - sign(u)).square().mean()
+
+
+RENAMED = {"quantisation_weight": "quantization_weight"}  # the name that it had in hashzoo 0.1
 
 
 class Remembering(nn.Module):
@@ -120,7 +123,7 @@ class DSH(nn.Module):
         self.margin, self.alpha = 2 * bits, alpha
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation"."""
+        """Return the terms "pair" and "quantization"."""
         codes = output.codes
         i, j = torch.triu_indices(len(codes), len(codes), 1, device=codes.device)
         squares = codes.square().sum(1)
@@ -128,7 +131,7 @@ class DSH(nn.Module):
         near = similar(targets, targets)[i, j]
         return {
             "pair": mean(torch.where(near, distances, F.relu(self.margin - distances)) / 2),
-            "quantisation": 2 * self.alpha * (codes.abs() - 1).abs().sum(1).mean(),
+            "quantization": 2 * self.alpha * (codes.abs() - 1).abs().sum(1).mean(),
         }
 
 
@@ -144,7 +147,7 @@ class DPSH(Remembering):
         multi_label: targets are 0/1 (N, C).
         memory: pair the batch with the last u of every training item, as the paper does, and not within itself. Those u get no
             gradient; items not met yet are left out.
-        eta: weight of the quantisation term.
+        eta: weight of the quantization term.
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class DPSH(Remembering):
             super().start(targets)
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation".
+        """Return the terms "pair" and "quantization".
 
         Raises:
             ConfigError: the memory was not started, or there is no `output.index`.
@@ -169,7 +172,7 @@ class DPSH(Remembering):
             pair = self.likelihood(u, targets, self.remember(u, output.index))
         else:
             pair = pairwise_likelihood(u, targets, scale=1, balanced=False)
-        return {"pair": pair, "quantisation": self.eta * quantisation(u)}
+        return {"pair": pair, "quantization": self.eta * quantization(u)}
 
 
 class DHN(nn.Module):
@@ -182,22 +185,24 @@ class DHN(nn.Module):
         bits: K.
         num_classes: C; not used.
         multi_label: targets are 0/1 (N, C).
-        quantisation_weight: of the second term; the paper chose it by cross-validation.
+        quantization_weight: of the second term; the paper chose it by cross-validation.
     """
 
+    renamed = RENAMED
+
     def __init__(
-        self, bits: int, num_classes: int, multi_label: bool = False, *, quantisation_weight: float = 0.1
+        self, bits: int, num_classes: int, multi_label: bool = False, *, quantization_weight: float = 0.1
     ) -> None:
         super().__init__()
-        self.quantisation_weight = quantisation_weight
+        self.quantization_weight = quantization_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation"."""
+        """Return the terms "pair" and "quantization"."""
         gap = (output.codes.abs() - 1).abs()
         log_cosh = gap + F.softplus(-2 * gap) - math.log(2)  # cosh itself overflows at 90
         return {
             "pair": pairwise_likelihood(output.codes, targets, scale=2, balanced=False),
-            "quantisation": self.quantisation_weight * log_cosh.mean(),
+            "quantization": self.quantization_weight * log_cosh.mean(),
         }
 
 
@@ -238,8 +243,10 @@ class DCH(nn.Module):
         num_classes: C; not used.
         multi_label: targets are 0/1 (N, C).
         gamma: the Cauchy distribution's scale, in bits.
-        quantisation_weight: of the second term.
+        quantization_weight: of the second term.
     """
+
+    renamed = RENAMED
 
     def __init__(
         self,
@@ -248,15 +255,15 @@ class DCH(nn.Module):
         multi_label: bool = False,
         *,
         gamma: float = 20.0,
-        quantisation_weight: float = 0.1,
+        quantization_weight: float = 0.1,
     ) -> None:
         super().__init__()
         if gamma <= 0:
             raise ConfigError(f"DCH's gamma is a distance above 0, not {gamma}.")
-        self.bits, self.gamma, self.quantisation_weight = bits, gamma, quantisation_weight
+        self.bits, self.gamma, self.quantization_weight = bits, gamma, quantization_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "pair" and "quantisation"."""
+        """Return the terms "pair" and "quantization"."""
         directions = F.normalize(output.codes, eps=1e-3)  # keeps the gradient of a row of zeros within reason
         i, j = torch.triu_indices(len(directions), len(directions), 1, device=directions.device)
         distances = self.bits / 2 * (1 - directions @ directions.T)[i, j]
@@ -265,7 +272,7 @@ class DCH(nn.Module):
         return {
             "pair": mean(torch.log1p(distances[near].clamp(min=0) / self.gamma))
             + mean(torch.log1p(self.gamma / distances[~near].clamp(min=1e-4))),
-            "quantisation": self.quantisation_weight * torch.log1p(to_corner / self.gamma).mean(),
+            "quantization": self.quantization_weight * torch.log1p(to_corner / self.gamma).mean(),
         }
 
 

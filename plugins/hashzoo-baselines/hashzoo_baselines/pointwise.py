@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from hashzoo import ConfigError, HashOutput, classification
 from hashzoo_baselines.centres import centre_of, hash_centres, random_codes
+from hashzoo_baselines.pairwise import RENAMED
 
 
 class GreedyHash(nn.Module):
-    """Classification of the signs + `quantisation_weight` * mean ||u| - 1|^3 (Su et al., NeurIPS 2018).
+    """Classification of the signs + `quantization_weight` * mean ||u| - 1|^3 (Su et al., NeurIPS 2018).
 
     The quantizer is "sign" with gradient "identity", so that a learned linear classifier reads true codes. The penalty is the
     paper's ||u - sgn u||_3^3 as a mean over items and bits, where the paper has the sum.
@@ -19,26 +20,28 @@ class GreedyHash(nn.Module):
         bits: K.
         num_classes: C.
         multi_label: binary cross-entropy in place of cross-entropy.
-        quantisation_weight: the paper's alpha.
+        quantization_weight: the paper's alpha.
 
     >>> import torch
     >>> u = torch.tensor([[0.0, 1.0, -3.0, 2.0]])
-    >>> GreedyHash(4, 10)(HashOutput(u=u, codes=u.sign()), torch.tensor([3]))["quantisation"]  # 0.1 * (1 + 0 + 8 + 1) / 4
+    >>> GreedyHash(4, 10)(HashOutput(u=u, codes=u.sign()), torch.tensor([3]))["quantization"]  # 0.1 * (1 + 0 + 8 + 1) / 4
     tensor(0.2500)
     """
 
+    renamed = RENAMED
+
     def __init__(
-        self, bits: int, num_classes: int, multi_label: bool = False, *, quantisation_weight: float = 0.1
+        self, bits: int, num_classes: int, multi_label: bool = False, *, quantization_weight: float = 0.1
     ) -> None:
         super().__init__()
         self.classifier = nn.Linear(bits, num_classes)
-        self.quantisation_weight = quantisation_weight
+        self.quantization_weight = quantization_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "class" and "quantisation"."""
+        """Return the terms "class" and "quantization"."""
         return {
             "class": classification(self.classifier(output.codes), targets),
-            "quantisation": self.quantisation_weight * (output.u.abs() - 1).abs().pow(3).mean(),
+            "quantization": self.quantization_weight * (output.u.abs() - 1).abs().pow(3).mean(),
         }
 
 
@@ -63,7 +66,7 @@ class TargetLoss(nn.Module):
 
 
 class CSQ(TargetLoss):
-    """Binary cross-entropy of each bit to the hash centre's + `quantisation_weight` * mean (|b| - 1)^2 (Yuan et al., CVPR 2020).
+    """Binary cross-entropy of each bit to the hash centre's + `quantization_weight` * mean (|b| - 1)^2 (Yuan et al., CVPR 2020).
 
     P(bit = 1) = (1 + tanh u) / 2 = sigmoid(2u), so that the quantizer is "tanh" with beta 1, and b are its codes. Centres are
     `hash_centres`; with many labels their bitwise majority. Means are over items and bits. The paper's penalty is
@@ -73,7 +76,7 @@ class CSQ(TargetLoss):
         bits: K.
         num_classes: C.
         multi_label: an item may have several labels.
-        quantisation_weight: of the penalty.
+        quantization_weight: of the penalty.
 
     Raises:
         ConfigError: there are more classes than codes of K bits.
@@ -84,17 +87,19 @@ class CSQ(TargetLoss):
     tensor(0.6931)
     """
 
+    renamed = RENAMED
+
     def __init__(
-        self, bits: int, num_classes: int, multi_label: bool = False, *, quantisation_weight: float = 1e-4
+        self, bits: int, num_classes: int, multi_label: bool = False, *, quantization_weight: float = 1e-4
     ) -> None:
         super().__init__(hash_centres(num_classes, bits))
-        self.quantisation_weight = quantisation_weight
+        self.quantization_weight = quantization_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "centre" and "quantisation"."""
+        """Return the terms "centre" and "quantization"."""
         return {
             "centre": F.binary_cross_entropy_with_logits(2 * output.u, (self.goal(targets) + 1) / 2),
-            "quantisation": self.quantisation_weight * (output.codes.abs() - 1).square().mean(),
+            "quantization": self.quantization_weight * (output.codes.abs() - 1).square().mean(),
         }
 
 

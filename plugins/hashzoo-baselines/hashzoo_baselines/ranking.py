@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashzoo import HashOutput
-from hashzoo_baselines.pairwise import mean, quantisation, similar
+from hashzoo_baselines.pairwise import RENAMED, mean, quantization, similar
 
 
 class DTSH(nn.Module):
@@ -21,8 +21,10 @@ class DTSH(nn.Module):
         num_classes: C; not used.
         multi_label: targets are 0/1 (N, C).
         margin: by how much theta_ip should exceed theta_iq.
-        quantisation_weight: of the second term.
+        quantization_weight: of the second term.
     """
+
+    renamed = RENAMED
 
     def __init__(
         self,
@@ -31,13 +33,13 @@ class DTSH(nn.Module):
         multi_label: bool = False,
         *,
         margin: float = 5.0,
-        quantisation_weight: float = 1.0,
+        quantization_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.margin, self.quantisation_weight = margin, quantisation_weight
+        self.margin, self.quantization_weight = margin, quantization_weight
 
     def forward(self, output: HashOutput, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms "triplet" and "quantisation"."""
+        """Return the terms "triplet" and "quantization"."""
         u = output.u
         theta = u @ u.T / 2
         near = similar(targets, targets)
@@ -46,5 +48,5 @@ class DTSH(nn.Module):
         triplets = (theta[anchor, positive][:, None] - theta[anchor])[~near[anchor]]
         return {
             "triplet": mean(F.softplus(self.margin - triplets)),
-            "quantisation": self.quantisation_weight * quantisation(u),
+            "quantization": self.quantization_weight * quantization(u),
         }

@@ -109,7 +109,7 @@ def test_dsdh_terms(kind, memory):
                 theta = (u[i] @ u[j]).item() / 2
                 pairs.append(math.log(1 + math.exp(theta)) - (theta if rows[i] & rows[j] else 0.0))
         far = [sum((codes[i, k] - u[i, k]).item() ** 2 for k in range(4)) for i in index]
-        wanted = {"pair": sum(pairs) / len(pairs), "quantisation": 0.3 * sum(far) / len(far)}
+        wanted = {"pair": sum(pairs) / len(pairs), "quantization": 0.3 * sum(far) / len(far)}
         assert {name: term.item() for name, term in terms.items()} == pytest.approx(wanted, rel=1e-9)
 
 
@@ -136,7 +136,7 @@ def test_dsdh_epochs_never_raise_the_objective(kind, eta):
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_dsdh_quantisation_alone_keeps_the_signs_of_u(kind):
+def test_dsdh_quantization_alone_keeps_the_signs_of_u(kind):
     loss, u = started(DSDH, kind, eta=1e3), seeded(7, 4)
     step(loss, kind, list(range(7)), u)
     loss.end_epoch()
@@ -156,13 +156,13 @@ def adsh_reference(u, index, codes, kind, gamma=200.0):
     """Both terms from the paper's sums over N n K^2."""
     rows, (n, bits) = LABELS[kind], codes.shape
     scale, apart = len(index) * n * bits**2, far(rows)
-    pair = quantisation = 0.0
+    pair = quantization = 0.0
     for x, i in zip(u, index, strict=True):
         for j in range(n):
             s = 1 if rows[i] & rows[j] else apart
             pair += ((x @ codes[j]).item() - bits * s) ** 2
-        quantisation += (codes[i] - x).square().sum().item()
-    return {"pair": pair / scale, "quantisation": gamma * quantisation / scale}
+        quantization += (codes[i] - x).square().sum().item()
+    return {"pair": pair / scale, "quantization": gamma * quantization / scale}
 
 
 @pytest.mark.parametrize(

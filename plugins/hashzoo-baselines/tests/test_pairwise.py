@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hashzoo_baselines.pairwise import DBDH, DCH, DHN, DPSH, DSH, HashNet, quantisation, similar
+from hashzoo_baselines.pairwise import DBDH, DCH, DHN, DPSH, DSH, HashNet, quantization, similar
 
 from hashzoo import ConfigError, HashOutput, Loss
 from hashzoo.testing import Subject, parametrize_with_checks
@@ -75,13 +75,13 @@ def dsh_reference(rows, labels):
 
     return {
         "pair": pair_mean(rows, labels, term),
-        "quantisation": 0.01 * 2 * mean([sum(abs(abs(x) - 1) for x in row) for row in rows]),
+        "quantization": 0.01 * 2 * mean([sum(abs(abs(x) - 1) for x in row) for row in rows]),
     }
 
 
 def dhn_reference(rows, labels):
     penalty = [math.log(math.cosh(abs(x) - 1)) for row in rows for x in row]
-    return {"pair": pair_mean(rows, labels, likelihood(1)), "quantisation": 0.1 * mean(penalty)}
+    return {"pair": pair_mean(rows, labels, likelihood(1)), "quantization": 0.1 * mean(penalty)}
 
 
 def hashnet_reference(rows, labels):
@@ -94,7 +94,7 @@ def dch_reference(rows, labels):
         return -math.log(probability if s else 1 - probability)
 
     corner = [math.log(1 + distance([abs(x) for x in row], [1.0] * len(row)) / 20) for row in rows]
-    return {"pair": balanced_mean(rows, labels, term), "quantisation": 0.1 * mean(corner)}
+    return {"pair": balanced_mean(rows, labels, term), "quantization": 0.1 * mean(corner)}
 
 
 def dbdh_reference(rows, labels):
@@ -107,7 +107,7 @@ def dbdh_reference(rows, labels):
 
 def dpsh_reference(rows, labels):
     penalty = [(x - (1 if x >= 0 else -1)) ** 2 for row in rows for x in row]
-    return {"pair": pair_mean(rows, labels, likelihood(1 / 2)), "quantisation": 0.1 * mean(penalty)}
+    return {"pair": pair_mean(rows, labels, likelihood(1 / 2)), "quantization": 0.1 * mean(penalty)}
 
 
 REFERENCES = {
@@ -148,8 +148,8 @@ def test_dpsh_within_the_batch(kind, case, bits):
     ("method", "options"),
     [
         (DSH, {"alpha": 0.03}),
-        (DHN, {"quantisation_weight": 0.3}),
-        (DCH, {"quantisation_weight": 0.3}),
+        (DHN, {"quantization_weight": 0.3}),
+        (DCH, {"quantization_weight": 0.3}),
         (DBDH, {"balance_weight": 0.3}),
         (DPSH, {"memory": False, "eta": 0.3}),
     ],
@@ -186,19 +186,19 @@ def test_dsh_margin_is_half_the_bits():
 
 
 @pytest.mark.parametrize(("method", "scale"), [(DSH, 1), (DHN, 1), (DCH, 3), (DPSH, 1)])
-def test_quantisation_is_least_at_codes_of_both_signs(method, scale):
+def test_quantization_is_least_at_codes_of_both_signs(method, scale):
     """A code of -1 and +1 costs nothing, also where it is -1; DCH's term sees the direction only."""
     loss = method(4, 2, **({"memory": False} if method is DPSH else {}))
     codes = scale * torch.tensor([[1.0, -1.0, -1.0, 1.0], [-1.0, -1.0, -1.0, -1.0]])
-    value = loss(HashOutput(u=codes, codes=codes), torch.tensor([0, 1]))["quantisation"]
+    value = loss(HashOutput(u=codes, codes=codes), torch.tensor([0, 1]))["quantization"]
     assert value.item() == pytest.approx(0, abs=1e-7)
     off = codes * torch.tensor([0.5, 1.0, 1.0, 1.0])
-    assert loss(HashOutput(u=off, codes=off), torch.tensor([0, 1]))["quantisation"] > 1e-5
+    assert loss(HashOutput(u=off, codes=off), torch.tensor([0, 1]))["quantization"] > 1e-5
 
 
 def test_dhn_is_stable_where_cosh_overflows():
     codes = torch.tensor([[1000.0, -1000.0]], requires_grad=True)
-    value = DHN(2, 2, quantisation_weight=1.0)(HashOutput(u=codes, codes=codes), torch.tensor([0]))["quantisation"]
+    value = DHN(2, 2, quantization_weight=1.0)(HashOutput(u=codes, codes=codes), torch.tensor([0]))["quantization"]
     assert value.item() == pytest.approx(999 - math.log(2))
     assert torch.autograd.grad(value, codes)[0].tolist() == [[0.5, -0.5]]
 
@@ -215,8 +215,8 @@ def test_dch_at_identical_rows_and_zeros(rows, same):
     assert gradient.isfinite().all() and gradient.abs().max() < 1e4
 
 
-def test_quantisation_squares_and_counts_zero_as_one():
-    assert quantisation(torch.tensor([[0.0, 3.0, -1.0, -0.5]])).item() == (1 + 4 + 0 + 0.25) / 4
+def test_quantization_squares_and_counts_zero_as_one():
+    assert quantization(torch.tensor([[0.0, 3.0, -1.0, -0.5]])).item() == (1 + 4 + 0 + 0.25) / 4
 
 
 def test_items_without_labels_are_similar_to_none():

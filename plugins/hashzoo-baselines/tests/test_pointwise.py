@@ -68,7 +68,7 @@ def greedyhash_reference(loss, u, codes, labels, multi_label):
     scores = [[dot(w, b) + c for w, c in zip(weight, bias, strict=True)] for b in codes]
     return {
         "class": class_reference(scores, labels, multi_label),
-        "quantisation": 0.1 * mean(abs(abs(x) - 1) ** 3 for row in u for x in row),
+        "quantization": 0.1 * mean(abs(abs(x) - 1) ** 3 for row in u for x in row),
     }
 
 
@@ -79,7 +79,7 @@ def csq_reference(loss, u, codes, labels, multi_label):
         for x, h in zip(row, goal_reference(y, centres, tie), strict=True):
             p = (1 + math.tanh(x)) / 2
             terms.append(-math.log(p if h > 0 else 1 - p))
-    return {"centre": mean(terms), "quantisation": 1e-4 * mean((abs(b) - 1) ** 2 for row in codes for b in row)}
+    return {"centre": mean(terms), "quantization": 1e-4 * mean((abs(b) - 1) ** 2 for row in codes for b in row)}
 
 
 def dpn_reference(loss, u, codes, labels, multi_label):
@@ -143,7 +143,7 @@ def test_gradient(multi_label, target):
 
 @pytest.mark.parametrize(
     ("target", "option", "value", "term"),
-    [(GreedyHash, "quantisation_weight", 0.1, "quantisation"), (CSQ, "quantisation_weight", 1e-4, "quantisation")],
+    [(GreedyHash, "quantization_weight", 0.1, "quantization"), (CSQ, "quantization_weight", 1e-4, "quantization")],
 )
 def test_weights_scale_their_own_term(target, option, value, term):
     u, targets = seeded(4, 12), torch.tensor([0, 1, 0, 2])
@@ -161,9 +161,9 @@ def test_greedyhash_classifies_codes_and_holds_u_to_one():
     loss, targets = GreedyHash(3, 4), torch.tensor([0])
     u = torch.tensor([[0.5, -1.0, -3.0]], requires_grad=True)
     terms = loss(HashOutput(u=u, codes=torch.ones(1, 3)), targets)
-    assert terms["quantisation"].item() == pytest.approx(0.1 * (0.125 + 0 + 8) / 3)
+    assert terms["quantization"].item() == pytest.approx(0.1 * (0.125 + 0 + 8) / 3)
     assert torch.equal(terms["class"], loss(HashOutput(u=-u, codes=torch.ones(1, 3)), targets)["class"])
-    (gradient,) = torch.autograd.grad(terms["quantisation"], u)
+    (gradient,) = torch.autograd.grad(terms["quantization"], u)
     assert gradient[0].tolist() == pytest.approx([-0.1 * 0.75 / 3, 0, -0.1 * 12 / 3])
 
 

@@ -51,7 +51,7 @@ def test_terms(kind, case, bits):
     triplet, number = reference(u.tolist(), labels)
     assert (number > 0) == (case == "mixed")
     penalty = [(x - (1 if x >= 0 else -1)) ** 2 for row in u.tolist() for x in row]
-    wanted = {"triplet": triplet, "quantisation": sum(penalty) / len(penalty)}
+    wanted = {"triplet": triplet, "quantization": sum(penalty) / len(penalty)}
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(wanted, rel=1e-9)
 
 
@@ -60,10 +60,10 @@ def test_options():
     u = seeded(6, 4)
     one, other = (
         DTSH(4, 3, **options)(HashOutput(u=u, codes=u), targets)
-        for options in ({}, {"margin": 2.0, "quantisation_weight": 0.5})
+        for options in ({}, {"margin": 2.0, "quantization_weight": 0.5})
     )
     assert other["triplet"].item() == pytest.approx(reference(u.tolist(), labels, 2.0)[0])
-    assert other["quantisation"].item() == pytest.approx(0.5 * one["quantisation"].item())
+    assert other["quantization"].item() == pytest.approx(0.5 * one["quantization"].item())
 
 
 def test_gradient():

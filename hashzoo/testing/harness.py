@@ -1,4 +1,4 @@
-"""How the checks build, feed and read a component: one rig for each sort of input that it takes."""
+"""How the checks build, feed and read a component: one harness for each kind of input that it takes."""
 
 from __future__ import annotations
 
@@ -50,41 +50,41 @@ class TinyBackbone(nn.Module):
         return features.mean((2, 3)) if self.pooled else features
 
 
-def make_rigs(subject: Subject) -> list[Rig]:
-    """Make a rig for each sort of input; a sort that the component refuses clearly is left out.
+def make_harnesses(subject: Subject) -> list[Harness]:
+    """Make a harness for each kind of input; a kind of input that the component refuses clearly is left out.
 
     Raises:
         AssertionError: it refuses all.
         Exception: whatever else building it raises.
     """
-    rigs: list[Rig] = []
+    harnesses: list[Harness] = []
     refusals: list[str] = []
-    for rig in KINDS[subject.kind](subject):
+    for harness in KINDS[subject.kind](subject):
         try:
-            rig.module  # noqa: B018 - builds it
-            rigs.append(rig)
+            harness.module  # noqa: B018 - builds it
+            harnesses.append(harness)
         except PluginError:
             raise
         except HashzooError as error:
             refusals.append(str(error))
-    if not rigs:
-        raise AssertionError(f"it refuses every sort of input: {' '.join(refusals)}")
-    return rigs
+    if not harnesses:
+        raise AssertionError(f"it refuses every kind of input: {' '.join(refusals)}")
+    return harnesses
 
 
-class Rig(abc.ABC):
-    """One sort of input.
+class Harness(abc.ABC):
+    """One kind of input.
 
     Args:
         subject: what is under test.
-        sort: of the input, for messages.
+        variant: of the input, for messages.
     """
 
     rows = 8  # of a usual batch
 
-    def __init__(self, subject: Subject, sort: str = "") -> None:
+    def __init__(self, subject: Subject, variant: str = "") -> None:
         self.subject = subject
-        self.sort = sort
+        self.variant = variant
 
     @abc.abstractmethod
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
@@ -131,7 +131,7 @@ class Rig(abc.ABC):
         return torch.arange(rows).roll(1)
 
 
-class BackboneRig(Rig):
+class BackboneHarness(Harness):
     """Images of the size the backbone asks for."""
 
     rows = 3
@@ -156,13 +156,13 @@ class BackboneRig(Rig):
         return (rows, *backbone.feature_shape)
 
 
-class HeadRig(Rig):
+class HeadHarness(Harness):
     """Feature vectors, or feature maps."""
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Of one item."""
-        return (96, 3, 2) if self.sort == "feature maps" else (96,)
+        return (96, 3, 2) if self.variant == "feature maps" else (96,)
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
         """Build it for the features."""
@@ -189,7 +189,7 @@ class HeadRig(Rig):
         return u, logits
 
 
-class QuantizerRig(Rig):
+class QuantizerHarness(Harness):
     """Relaxed codes."""
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
@@ -201,13 +201,13 @@ class QuantizerRig(Rig):
         return torch.randn(rows, bits)
 
 
-class LossRig(Rig):
+class LossHarness(Harness):
     """Outputs of a model, with one label an item or many; in a loss of several views a batch holds as many rows an item."""
 
     @property
     def multi_label(self) -> bool:
         """Whether targets are float (N, C)."""
-        return self.sort == "multi-label"
+        return self.variant == "multi-label"
 
     def build(self, bits: int = BITS, ref: ComponentRef | None = None) -> nn.Module:
         """Build it for the targets, and start it on a training list of 8 items a class."""
@@ -276,7 +276,7 @@ class LossRig(Rig):
         return ()
 
 
-class MethodRig(Rig):
+class MethodHarness(Harness):
     """Images, through the whole model of a recipe."""
 
     rows = 3
@@ -329,9 +329,9 @@ def made_up_pool(multi_label: bool = False) -> ImagePool:
 
 
 KINDS: dict[str, Any] = {
-    "backbone": lambda subject: [BackboneRig(subject)],
-    "head": lambda subject: [HeadRig(subject, "feature vectors"), HeadRig(subject, "feature maps")],
-    "loss": lambda subject: [LossRig(subject, "single-label"), LossRig(subject, "multi-label")],
-    "quantizer": lambda subject: [QuantizerRig(subject)],
-    "method": lambda subject: [MethodRig(subject)],
+    "backbone": lambda subject: [BackboneHarness(subject)],
+    "head": lambda subject: [HeadHarness(subject, "feature vectors"), HeadHarness(subject, "feature maps")],
+    "loss": lambda subject: [LossHarness(subject, "single-label"), LossHarness(subject, "multi-label")],
+    "quantizer": lambda subject: [QuantizerHarness(subject)],
+    "method": lambda subject: [MethodHarness(subject)],
 }
