@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh machine that has Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := -e . -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp -e plugins/hashzoo-baselines
+PACKAGES := -e '.[all]' -e plugins/hashzoo-dsbh -e plugins/hashzoo-dphb -e plugins/hashzoo-dahp -e plugins/hashzoo-baselines
 
 .PHONY: demo test lint lowest docs index mutants
 
@@ -32,7 +32,7 @@ lint: .venv/ready
 # the lowest versions that pyproject.toml allows, laid over the environment; torch stays as it is
 lowest: .venv/ready
 	rm -rf lowest && mkdir lowest
-	$(BIN)/uv pip compile -q --python $(BIN)/python --resolution lowest-direct pyproject.toml --no-header --no-annotate \
+	$(BIN)/uv pip compile -q --python $(BIN)/python --resolution lowest-direct pyproject.toml --extra train --extra export --no-header --no-annotate \
 	  | grep -vE '^(torch|torchvision|triton|nvidia-.*|cuda-.*)==' > lowest/requirements.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --target lowest --no-deps -r lowest/requirements.txt
 	PYTHONPATH=lowest $(BIN)/hashzoo --version

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hashzoo.config import PreprocessConfig, Schema, validate
-from hashzoo.errors import DataError, unknown
+from hashzoo.errors import DataError, require_extra, unknown
 from hashzoo.machine import local_data, need_memory
 from hashzoo.pictures.decode import decode
 from hashzoo.pictures.fit import prepare
@@ -169,7 +169,9 @@ def open_pool(name: str) -> ImagePool:
     Raises:
         UnknownNameError: neither a known data set nor a folder.
         DataError: a split or column is missing, or labels are.
+        MissingExtraError: hashzoo[train] is not installed.
     """
+    require_extra("train", "datasets")
     import datasets
 
     spec = _specs().get(name)

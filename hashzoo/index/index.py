@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hashzoo.codes import Codes
-from hashzoo.errors import CodesError
+from hashzoo.errors import CodesError, require_extra
 from hashzoo.index import parts
 from hashzoo.machine import need_memory
 from hashzoo.search import HeldCodes, hold
@@ -385,8 +385,7 @@ def _need_hits(hits: int) -> None:
 
 
 def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise CodesError("FAISS is not installed; `pip install faiss-cpu`.") from None
+    require_extra("export", "faiss")
+    import faiss
+
     return faiss

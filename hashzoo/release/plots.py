@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hashzoo.errors import require_extra
 from hashzoo.files import replacing
 from hashzoo.zoo.results import ResultRow
 
@@ -24,6 +25,7 @@ def draw_panels(rows: Sequence[ResultRow], height: float) -> tuple[Figure, Axes,
     Returns:
         The figure, its left and its right panel.
     """
+    require_extra("train", "matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, height), layout="constrained")
