@@ -293,17 +293,23 @@ def register(kind: str, name: str, target: type | str | Mapping[str, Any], *, su
     registry().register(kind, name, target, summary=summary)
 
 
-def is_installed(package: str) -> bool:
-    """Whether a package is installed, told from its metadata alone; nothing of it is imported.
+def missing_package(kind: str, name: str, package: str | None) -> str | None:
+    """Name the package that has to be installed for a component of a config; None if none is missing.
 
-    >>> is_installed("hashzoo"), is_installed("no-such-package")
-    (True, False)
+    It is told from the metadata of what is installed; nothing of it is imported. A component that the core has taken over from
+    `package` needs no package.
+
+    >>> missing_package("head", "linear", "hashzoo"), missing_package("head", "best", "no-such-package")
+    (None, 'no-such-package')
+    >>> missing_package("head", "itq", "hashzoo-baselines")
     """
+    if package is None or (package, kind, name) in MOVED:
+        return None
     try:
         importlib.metadata.distribution(package)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        return False
-    return True
+        return package
+    return None
 
 
 def registry() -> Registry:

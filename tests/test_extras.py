@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hashzoo.errors import MissingExtraError, install_line, require_extra
-from hashzoo.registry import is_installed
+from hashzoo.registry import missing_package
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -114,8 +114,11 @@ def test_what_is_there_is_not_missing():
         require_extra("train", "json", "no_such_module")
 
 
-def test_whether_a_package_is_installed_is_told_without_importing_it(run_python):
-    code = "import sys; from hashzoo.registry import is_installed as i; print(i('hashzoo-dahp'), 'hashzoo_dahp' in sys.modules)"
-    assert run_python(code).stdout == "True False\n"
-    assert not is_installed("no-such-package")
-    assert not is_installed("")
+def test_whether_a_package_is_missing_is_told_without_importing_it(run_python):
+    code = "import sys; from hashzoo.registry import missing_package as m\n"
+    code += "print(m('head', 'dual-attention', 'hashzoo-dahp'), 'hashzoo_dahp' in sys.modules, 'torch' in sys.modules)"
+    assert run_python(code).stdout == "None False False\n"
+    assert missing_package("head", "best", "no-such-package") == "no-such-package"
+    assert missing_package("head", "best", None) is None
+    for kind, name in (("head", "itq"), ("method", "lsh")):  # the core has them now
+        assert missing_package(kind, name, "hashzoo-baselines") is None
