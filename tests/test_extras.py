@@ -4,7 +4,9 @@ import json
 import re
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -114,11 +116,13 @@ def test_what_is_there_is_not_missing():
         require_extra("train", "json", "no_such_module")
 
 
-def test_whether_a_package_is_missing_is_told_without_importing_it(run_python):
+def test_whether_a_package_is_missing_is_told_without_importing_it(run_python, monkeypatch):
     code = "import sys; from hashzoo.registry import missing_package as m\n"
     code += "print(m('head', 'dual-attention', 'hashzoo-dahp'), 'hashzoo_dahp' in sys.modules, 'torch' in sys.modules)"
     assert run_python(code).stdout == "None False False\n"
     assert missing_package("head", "best", "no-such-package") == "no-such-package"
     assert missing_package("head", "best", None) is None
+    monkeypatch.setattr("importlib.metadata.distribution", mock.Mock(side_effect=PackageNotFoundError))
+    assert missing_package("loss", "csq", "hashzoo-baselines") == "hashzoo-baselines"
     for kind, name in (("head", "itq"), ("method", "lsh")):  # the core has them now
         assert missing_package(kind, name, "hashzoo-baselines") is None
