@@ -198,6 +198,21 @@ def test_codes_are_held_as_given_and_aligned(bits, sizes):
     np.testing.assert_array_equal(codes.packed(), packed)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "bits", "message"),
+    [([3, 3], 64, r"\(3, 8\) do not fit behind row 3 of 5 codes"), ([3, 1], 64, "are 4 codes where 5"), ([5], 48, "of 48 bits")],
+)  # fmt: skip
+def test_codes_that_are_not_as_announced_are_refused(sizes, bits, message):
+    batches = [make("uniform", size, 64, seed=1) for size in sizes]
+    with pytest.raises(CodesError, match=message):
+        hold(batches, 5, bits)
+
+
+def test_another_kind_of_device_is_refused():
+    with pytest.raises(CodesError, match=r"not 'tpu'; use device='cpu'"):
+        hold([], 0, 64, "tpu")
+
+
 @pytest.mark.parametrize("avx512", [False, True])
 def test_a_full_adder_adds(avx512, monkeypatch):
     """LLVM folds it to its value for the eight cases of three bits, also where this machine lacks the instructions."""
