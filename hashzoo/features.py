@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import PIL
@@ -25,13 +26,16 @@ from hashzoo.data.datasets import ImagePool
 from hashzoo.files import replacing, sha256
 from hashzoo.machine import need_memory
 from hashzoo.model import HashModel
+from hashzoo.pictures.decode import decode
+from hashzoo.pictures.fit import prepare
 from hashzoo.precision import Precision
 from hashzoo.preprocess import Preprocess
 
 PART = 4096  # images a file: what a kill can lose
 BATCH = 16  # on two cores, larger batches leave the cache and are slower
 PRECISION: Precision = "float32"
-_PROCESS = secrets.token_hex(16)
+PIPELINE = (decode, prepare, Preprocess, ImagePool)  # what makes the backbone's input of a file
+_TOKENS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of classes and functions that no file holds
 
 
 def cache_folder() -> Path:
@@ -67,10 +71,7 @@ def backbone_features(
     Raises:
         CodesError: they do not fit into memory.
     """
-    backbone: Any = model.backbone
-    with model.encoding(PRECISION):  # H and W of `feature_shape` are those of the backbone's usual input size
-        blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
-        shape = tuple(backbone(model.preprocess.normalise(blank)).shape[1:])
+    shape = _feature_shape(model)
     need_memory(4 * len(positions) * int(np.prod(shape)), "The features of all images", "use pooled features")
     folder = cache_folder() / "features" / _key(model, pool, positions, change, version)
     out = torch.empty((len(positions), *shape))
@@ -85,28 +86,44 @@ def backbone_features(
     console = Console(stderr=True)
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        console.print(
-            f"Computing features of {len(positions):,} images of {pool.name} once; they are kept in {folder}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    for start in track(
-        missing, "features", console=console, transient=True, disable=not (missing and console.is_terminal)
-    ):
+        line = f"Computing features of {len(positions):,} images of {pool.name} once; they are kept in {folder}"
+        console.print(line, highlight=False, soft_wrap=True)
+    hidden = not (missing and console.is_terminal)
+    for start in track(missing, "features", console=console, transient=True, disable=hidden):
         part = out[start : start + PART]
         seed = hashlib.sha256(f"{version}:{start}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed))
-        for first in range(0, len(part), BATCH):
-            made = part[first : first + BATCH]
-            batch = positions[start + first : start + first + len(made)]
-            if change:
-                fitted = change(pool.decode(batch, model.preprocess.config), generator)
-            else:
-                fitted = pool.fitted(batch, model.preprocess)
-            with model.encoding(PRECISION):
-                made.copy_(backbone(model.preprocess.normalise(fitted.to(model.device))))
+        _compute(model, pool, positions[start : start + PART], change, generator, part)
         with replacing(folder / f"{start:09}.npy") as partial, partial.open("wb") as file:
             np.save(file, part.numpy())
     return out
+
+
+def _feature_shape(model: HashModel) -> tuple[int, ...]:
+    """The shape of an image's features at the model's input size; `feature_shape` has that at the backbone's usual size."""
+    with model.encoding(PRECISION):
+        blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
+        return tuple(cast(Any, model.backbone)(model.preprocess.normalise(blank)).shape[1:])
+
+
+def _compute(
+    model: HashModel,
+    pool: ImagePool,
+    positions: NDArray[np.int64],
+    change: Callable[[Tensor, torch.Generator], Tensor] | None,
+    generator: torch.Generator,
+    out: Tensor,
+) -> None:
+    """Write the features of the images at `positions` into `out`, batch by batch."""
+    for first in range(0, len(positions), BATCH):
+        batch = positions[first : first + BATCH]
+        if change:
+            fitted = change(pool.decode(batch, model.preprocess.config), generator)
+        else:
+            fitted = pool.fitted(batch, model.preprocess)
+        with model.encoding(PRECISION):
+            features = cast(Any, model.backbone)(model.preprocess.normalise(fitted.to(model.device)))
+        out[first : first + BATCH].copy_(features)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
@@ -129,7 +146,7 @@ def _key(
     facts = {
         "backbone": model.backbone_ref.model_dump(),
         "structure": str(model.backbone),
-        "code": code_of([Preprocess, ImagePool, *map(type, model.backbone.modules()), *([change] if change else [])]),
+        "code": code_of([*PIPELINE, *map(type, model.backbone.modules()), *([change] if change else [])]),
         "libraries": provenance.versions() | {"pillow": PIL.__version__},
         "preprocess": model.preprocess.id,
         "data": (pool.copy, pool.side),
@@ -146,17 +163,18 @@ def code_of(things: Iterable[Any]) -> dict[str, str]:
     """Tell the code of classes and functions by the sha256 of the files that hold it.
 
     Of a plugin, or any other package, all its Python files count, since one may use another; of hashzoo the module alone.
-    torch, torchvision and timm are known by their versions and left out. Code that is in no file is told from all other by
-    a random key of this process.
+    torch, torchvision and timm are known by their versions and left out. A class or function that is in no file, as in a
+    notebook, is told from all others by a random key: defined anew, it has another.
 
     Returns:
-        Name of the package or module -> what tells its code.
+        Name of the package or module, or of the class or function in no file -> what tells its code.
 
     >>> code_of([provenance.versions, torch.nn.Linear])  # doctest: +ELLIPSIS
     {'hashzoo.provenance': '...'}
     """
     found: dict[str, str] = {}
-    for module in sorted({thing.__module__ for thing in things}):
+    for thing in sorted(set(things), key=lambda thing: (thing.__module__, thing.__qualname__)):
+        module = thing.__module__
         parts = module.split(".")
         if parts[0] in ("torch", "torchvision", "timm"):
             continue
@@ -164,10 +182,15 @@ def code_of(things: Iterable[Any]) -> dict[str, str]:
         files = {name: Path(getattr(sys.modules.get(name), "__file__", None) or "/") for name in outer}
         name, path = next(((name, path) for name, path in files.items() if path.is_file()), (module, None))
         if path is None:
-            found[name] = _PROCESS
-        elif path.name == "__init__.py":
-            sources = {each.relative_to(path.parent).as_posix(): sha256(each) for each in path.parent.rglob("*.py")}
-            found[name] = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
-        else:
-            found[name] = sha256(path)
+            found[f"{module}.{thing.__qualname__}"] = _TOKENS.setdefault(thing, secrets.token_hex(16))
+        elif name not in found:
+            found[name] = _code_of_file(path)
     return found
+
+
+def _code_of_file(path: Path) -> str:
+    """Hash a module's file; of a package all its Python files."""
+    if path.name != "__init__.py":
+        return sha256(path)
+    sources = {each.relative_to(path.parent).as_posix(): sha256(each) for each in path.parent.rglob("*.py")}
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ from torch import nn
 from hashzoo import machine, provenance
 from hashzoo.config import ComponentRef, PreprocessConfig
 from hashzoo.errors import CodesError
-from hashzoo.features import PART, backbone_features, code_of
+from hashzoo.features import PART, PIPELINE, backbone_features, code_of
 from hashzoo.model import HashModel
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 
@@ -181,12 +181,20 @@ def test_code_that_no_file_holds(run_python):
     code = """
 from hashzoo.features import code_of
 class Net: pass
-assert code_of([Net]) == code_of([Net])
+first = code_of([Net])
+assert code_of([Net]) == first
+class Net: pass  # as in a notebook's cell that is run again
+assert code_of([Net]) != first
 print(code_of([Net]))
 """
     one, two = (run_python(code) for _ in range(2))
     assert one.stdout and one.stdout != two.stdout, one.stderr
     assert code_of([nn.Linear]) == {}
+
+
+def test_the_code_that_reads_and_fits_pictures_counts():
+    owners = {"hashzoo.pictures.decode", "hashzoo.pictures.fit", "hashzoo.preprocess", "hashzoo.data.datasets"}
+    assert set(code_of(PIPELINE)) == owners
 
 
 def test_precision_and_libraries(own_cache, make_model, tiny_pool, monkeypatch):
