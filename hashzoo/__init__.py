@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hashzoo.errors import UnknownNameError as UnknownNameError
     from hashzoo.errors import UnreachableError as UnreachableError
     from hashzoo.errors import WeightsError as WeightsError
+    from hashzoo.evaluation import evaluate as evaluate
     from hashzoo.hookspecs import Backbone as Backbone
     from hashzoo.hookspecs import HashOutput as HashOutput
     from hashzoo.hookspecs import Head as Head
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hashzoo.index import RangeHits as RangeHits
     from hashzoo.model import HashModel as HashModel
     from hashzoo.registry import register as register
+    from hashzoo.training import train as train
     from hashzoo.zoo import list_models as list_models
     from hashzoo.zoo import load as load
 
@@ -50,6 +52,8 @@ _PUBLIC = {
     "load": "hashzoo.zoo",
     "list_models": "hashzoo.zoo",
     "register": "hashzoo.registry",
+    "train": "hashzoo.training",
+    "evaluate": "hashzoo.evaluation",
     "hookimpl": "hashzoo.hookspecs",
     "Register": "hashzoo.hookspecs",
     "HashOutput": "hashzoo.hookspecs",
