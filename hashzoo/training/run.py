@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hashzoo import machine, provenance
 from hashzoo.config import BackboneSource, ModelConfig, read_json
+from hashzoo.contract import check_contract
 from hashzoo.data import ImagePool, Protocol, get_protocol, make_lists, open_pool
 from hashzoo.data.datasets import public_name
 from hashzoo.errors import ConfigError, DataError
@@ -72,6 +73,7 @@ def train(
     Raises:
         ConfigError: `out` holds the run of another recipe or of other code, a recipe comes with options that only a method
             takes, or a batch cannot be shared out evenly.
+        PluginError: a component breaks its contract on a random batch; names package, file and line.
         HashzooError: the device, data, protocol or a component is not to be had; nothing has been trained or written then.
     """
     recipe = find_recipe(method, dataset=dataset, bits=bits, protocol=protocol, seed=seed, changes=changes)
@@ -86,6 +88,8 @@ def run_recipe(recipe: Recipe, out: str | Path, *, device: str | None = None, po
     code = _check_folder(out, recipe)
     if folder.exists():
         return folder
+    parts = (recipe.backbone, recipe.head, recipe.quantizer, recipe.loss)
+    check_contract(*parts, bits=recipe.bits, preprocess=recipe.preprocess)  # before data and weights are read
     accelerator = Accelerator(cpu=machine.choose_device(device) == "cpu")
     if settings.batch_size % accelerator.num_processes:
         raise ConfigError(

@@ -839,9 +839,9 @@ class Diary(torch.nn.Module):
 
     def forward(self, output, targets):
         assert torch.equal(self.targets[output.index], targets)
-        assert len(targets) == 40 and torch.equal(*output.index.chunk(2))
+        assert torch.equal(*output.index.chunk(2))
         self.memory[output.index] += 1
-        self.log.append("step")
+        self.log.append(len(targets))
         return {"size": output.u.square().mean()}
 
     def end_epoch(self):
@@ -854,8 +854,20 @@ def test_what_a_loss_is_told(run):
     component = Component("loss", "diary", "hashzoo-testing", Diary, "For tests")
     with using(Registry([*registry().plugins, Plugin("test", "hashzoo-testing", "0", (component,))])):
         run("diary", make(loss={"name": "diary"}))
-    step = ["step"] * 3
-    assert Diary.log == ["start", *step, [1.0] * 60, *step, [2.0] * 60]  # indexing adds once a row
+    steps = [40] * 3
+    checked = ["start", 8]  # the random batch before the run
+    assert Diary.log == [*checked, "start", *steps, [1.0] * 60, *steps, [2.0] * 60]  # indexing adds once a row
+
+
+def test_a_component_that_breaks_its_contract_is_named_before_data_is_read(site, tmp_path, monkeypatch):
+    broken = LOSS["zoo_edited/loss.py"].replace('{"size": 1.0 * output.u.square().mean()}', "output.u.mean()")
+    site.add("zoo-edited", LOSS | {"zoo_edited/loss.py": broken}, {"edited": "zoo_edited"})
+    monkeypatch.setattr("hashzoo.training.run.open_pool", None)
+    with using(discover()):
+        recipe = make(loss={"name": "edited"}).model_copy(update={"protocol": "cifar10-full"})
+        with pytest.raises(PluginError, match=r"The loss 'edited' of zoo-edited gives a tensor .*zoo_edited/loss\.py"):
+            run_recipe(recipe, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_build_on_a_base(site):
