@@ -31,7 +31,7 @@ def main() -> None:
         expected = hashzoo.load(name, device="cpu").encode(images).to_bits()
         for device, precision, tf32 in ways:
             model = hashzoo.load(name, device=device)
-            allowed = mock.patch("hashzoo.model.without_tf32", contextlib.nullcontext())
+            allowed = mock.patch("hashzoo.engines.torch.without_tf32", contextlib.nullcontext())
             with allowed if tf32 else contextlib.nullcontext():
                 differ = (model.encode(images, precision=precision).to_bits() != expected).sum(axis=1)
             rows.append({

@@ -58,6 +58,7 @@ class Codes:
         model: name of the model that made them, or None; an index refuses codes of another model.
         weights: which weights of that name, the first 16 digits of their file's sha256, or None; an index refuses others.
         precision: what the network ran in, "float32" or "bfloat16", or None; an index warns of another.
+        failed: what was left out: the position of each picture that could not be read, and why.
 
     Raises:
         CodesError: the array's dtype, shape or pad bits do not fit `bits`, or there is no such precision.
@@ -77,6 +78,7 @@ class Codes:
     model: str | None = None
     weights: str | None = None
     precision: Precision | None = None
+    failed: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))  # a plain int, which JSON can hold
@@ -120,7 +122,7 @@ class Codes:
 
     def __getitem__(self, key: Any) -> Codes:
         rows = self.packed[key]
-        return dataclasses.replace(self, packed=np.atleast_2d(rows))
+        return dataclasses.replace(self, packed=np.atleast_2d(rows), failed=())
 
     def __iter__(self) -> Iterator[Codes]:
         return (self[row] for row in range(len(self)))
@@ -154,4 +156,4 @@ class Codes:
                 raise CodesError(
                     f"{part!r} cannot be joined to {first!r}: length, model, weights and precision must be the same."
                 )
-        return dataclasses.replace(first, packed=np.concatenate([part.packed for part in parts]))
+        return dataclasses.replace(first, packed=np.concatenate([part.packed for part in parts]), failed=())

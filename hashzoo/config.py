@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -12,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.errors import ConfigError, short
-from hashzoo.files import read, read_json_value
+from hashzoo.files import read_bytes, read_json_value
 
-FORMAT = 1
+FORMAT = 2  # the newest that this hashzoo reads
 MAX_ITEMS, MAX_TEXT = 64, 1000  # of a component's args: values in a list, characters of a text
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
@@ -81,38 +82,60 @@ Classes = Annotated[tuple[Annotated[str, Field(max_length=512)], ...], Field(max
 
 
 class BackboneSource(Schema):
-    """The model of the zoo whose file holds a backbone's tensors, and the sha256 of that file."""
+    """The model whose file holds a backbone's tensors.
+
+    Attributes:
+        model: its name in the zoo.
+        weights_sha256: of that file.
+        repo, commit: where the Hub has it, should the zoo have another file under that name one day.
+    """
 
     model: Name
     weights_sha256: Hash
+    repo: Annotated[str, Field(max_length=192)] | None = None
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
 
 class ModelConfig(Schema):
     """config.json of a model: everything `hashzoo.load` needs beside the weights.
 
     Attributes:
-        format: version of this schema; a newer one is refused.
+        format: version of this schema; a newer one is refused. `as_json` writes the lowest that says everything.
         name: `method-backbone-dataset-NNbit`, with an optional `.tag`; a key, never parsed.
+        method, dataset: None of a network that no method trained, or no data set.
+        classes: of the data set; empty where there are none.
         dtype: of the stored matrices; vectors (biases, batch-norm) are stored in float32.
         weights_sha256: of model.safetensors.
         backbone_from: a model with the very same backbone; model.safetensors then holds the other tensors alone.
+        nested: shorter code lengths whose codes are the first bits of these, ascending.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     name: Name
-    method: str
+    method: str | None = None
     bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
     backbone: ComponentRef
     head: ComponentRef
     quantizer: ComponentRef
     preprocess: PreprocessConfig
-    dataset: str
-    classes: Classes
+    dataset: str | None = None
+    classes: Classes = ()
     multi_label: bool = False
     dtype: Literal["float16", "float32"] = "float16"
     weights_sha256: Hash
     backbone_from: BackboneSource | None = None
     license: str = "apache-2.0"
+    nested: Annotated[tuple[Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)], ...], Field(max_length=64)] = ()
+
+    def as_json(self) -> str:
+        """Write config.json in the lowest format that says everything, so that older releases read what they can."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        if not self.nested:
+            del data["nested"]
+        backbone = data.get("backbone_from", {})
+        newer = {"nested"} & data.keys() or {"repo", "commit"} & backbone.keys()
+        data["format"] = 2 if newer or self.method is None or self.dataset is None else 1
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -136,6 +159,11 @@ def validate(schema: type[S], data: object, what: str) -> S:
         if not first["loc"] and first["type"] == "value_error":  # what its own validators say of the whole
             raise ConfigError(f"{what}: {first['ctx']['error']}.") from error
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{what}: {short(field)} is no key that this hashzoo knows; if a newer one wrote it, update with "
+                "`pip install --upgrade hashzoo`."
+            ) from error
         raise ConfigError(f"{what}: {short(field)} is wrong ({first['msg']}, got {short(first['input'])}).") from error
 
 
@@ -165,7 +193,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     path = Path(path)
     try:
-        return tomllib.loads(read(path).decode())
+        return tomllib.loads(read_bytes(path).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing.") from error
     except (ValueError, OSError, RecursionError) as error:

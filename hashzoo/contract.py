@@ -15,7 +15,7 @@ from torch import Tensor
 from hashzoo.config import ComponentRef, PreprocessConfig
 from hashzoo.errors import HashzooError, PluginError
 from hashzoo.hookspecs import HashOutput
-from hashzoo.model import build_component
+from hashzoo.network import build_component
 from hashzoo.registry import registry
 
 ITEMS = 4  # of the batch: batch normalisation needs two or more, and pairs need some of one class

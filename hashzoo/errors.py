@@ -50,7 +50,13 @@ class UnreachableError(HubError):
 
 
 class ImageError(HashzooError, ValueError):
-    """An image that cannot be read."""
+    """An image that cannot be read.
+
+    Attributes:
+        position: which it is of those that were to be encoded, from 0.
+    """
+
+    position: int = 0
 
 
 class CodesError(HashzooError, ValueError):

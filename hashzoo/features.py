@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,7 +25,7 @@ from hashzoo import provenance
 from hashzoo.data.datasets import ImagePool
 from hashzoo.files import replacing, sha256
 from hashzoo.machine import need_memory
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.pictures.decode import decode
 from hashzoo.pictures.fit import prepare
 from hashzoo.precision import Precision
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 
 def backbone_features(
-    model: HashModel,
+    model: HashNetwork,
     pool: ImagePool,
     positions: NDArray[np.int64],
     change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
@@ -99,15 +99,15 @@ def backbone_features(
     return out
 
 
-def _feature_shape(model: HashModel) -> tuple[int, ...]:
+def _feature_shape(model: HashNetwork) -> tuple[int, ...]:
     """The shape of an image's features at the model's input size; `feature_shape` has that at the backbone's usual size."""
-    with model.encoding(PRECISION):
+    with model.encoding(PRECISION) as network:
         blank = torch.zeros(1, 3, *model.preprocess.config.size, dtype=torch.uint8, device=model.device)
-        return tuple(cast(Any, model.backbone)(model.preprocess.normalise(blank)).shape[1:])
+        return tuple(network.backbone(model.preprocess.normalise(blank)).shape[1:])
 
 
 def _compute(
-    model: HashModel,
+    model: HashNetwork,
     pool: ImagePool,
     positions: NDArray[np.int64],
     change: Callable[[Tensor, torch.Generator], Tensor] | None,
@@ -121,8 +121,8 @@ def _compute(
             fitted = change(pool.decode(batch, model.preprocess.config), generator)
         else:
             fitted = pool.fitted(batch, model.preprocess)
-        with model.encoding(PRECISION):
-            features = cast(Any, model.backbone)(model.preprocess.normalise(fitted.to(model.device)))
+        with model.encoding(PRECISION) as network:
+            features = network.backbone(model.preprocess.normalise(fitted.to(model.device)))
         out[first : first + BATCH].copy_(features)
 
 
@@ -136,7 +136,11 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _key(
-    model: HashModel, pool: ImagePool, positions: NDArray[np.int64], change: Callable[..., Tensor] | None, version: str
+    model: HashNetwork,
+    pool: ImagePool,
+    positions: NDArray[np.int64],
+    change: Callable[..., Tensor] | None,
+    version: str,
 ) -> str:
     """Name all that features depend on."""
     digest = hashlib.sha256()
@@ -144,7 +148,7 @@ def _key(
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     facts = {
-        "backbone": model.backbone_ref.model_dump(),
+        "backbone": model.refs["backbone"].model_dump(),
         "structure": str(model.backbone),
         "code": code_of([*PIPELINE, *map(type, model.backbone.modules()), *([change] if change else [])]),
         "libraries": provenance.versions() | {"pillow": PIL.__version__},

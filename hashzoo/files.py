@@ -94,8 +94,8 @@ def opened(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[Buff
         yield file
 
 
-def read(path: str | os.PathLike[str], *, links: bool = True) -> bytes:
-    """Read a small file, of at most what LIMITS has for its name, or 1 MiB.
+def read_bytes(path: str | os.PathLike[str], *, links: bool = True) -> bytes:
+    """Read a whole file, of at most what LIMITS has for its name, or 1 MiB.
 
     Raises:
         OSError: as `opened`.
@@ -115,7 +115,7 @@ def read_json_value(path: str | os.PathLike[str]) -> Any:
         ValueError: it is no JSON, or nested too deep.
     """
     try:
-        return json.loads(read(path), parse_constant=_no_number)
+        return json.loads(read_bytes(path), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

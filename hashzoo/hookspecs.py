@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hashzoo.config import PreprocessConfig
+    from hashzoo.precision import Precision
+
 API_VERSION = 1  # goes up when a plugin has to be changed
 OLD_API_VERSIONS: dict[int, str] = {}  # an older version that is still served -> the release that drops it
 hookspec = pluggy.HookspecMarker("hashzoo")
@@ -187,8 +190,8 @@ class Loss(Protocol):
 class Encoder(Protocol):
     """Pictures to relaxed codes; what everything that makes codes asks for. No torch is in it: arrays go in and come out.
 
-    H and W are a picture's own height and width in pixels, h and w those of the encoder's input.
-    Codes of two encoders may be compared where `weights_id` and `preprocess_id` are equal.
+    h and w are height and width of the encoder's input in pixels.
+    Codes of two encoders may be compared where `weights_id` and `preprocess` are equal.
     """
 
     @property
@@ -204,12 +207,12 @@ class Encoder(Protocol):
         """Which weights it has: the first 16 digits of their file's sha256; None where no file holds them."""
 
     @property
-    def preprocess_id(self) -> str:
-        """Which preprocessing `fit` is."""
+    def preprocess(self) -> PreprocessConfig:
+        """How pictures become its input; `hashzoo.pictures.fit` does it, at the same version everywhere."""
 
-    def fit(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and cut a picture, uint8 RGB (H, W, 3), to the input, uint8 (h, w, 3); safe to call from many threads."""
-        ...
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map fitted pictures, uint8 (N, h, w, 3), to u, float32 (N, K); bit k of a code is 1 where u_k >= 0."""

@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from hashzoo.config import PreprocessConfig
-from hashzoo.errors import ImageError
 from hashzoo.pictures.decode import PictureLike
 from hashzoo.pictures.fit import prepare, preprocess_id
-
-ImageLike = PictureLike  # or a uint8 tensor (3, H, W)
 
 
 class Preprocess:
@@ -30,18 +27,12 @@ class Preprocess:
         """See `hashzoo.pictures.fit.preprocess_id`."""
         return preprocess_id(self.config)
 
-    def fitted(self, image: ImageLike) -> Tensor:
+    def fitted(self, image: PictureLike) -> Tensor:
         """Decode one picture and fit it: uint8 (3, *size).
 
         Raises:
             ImageError: it cannot be decoded, or has another dtype or shape; names the file.
         """
-        if isinstance(image, Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-                raise ImageError(
-                    f"An image tensor is uint8 of shape (3, H, W), not {image.dtype} {tuple(image.shape)}."
-                )
-            image = image.permute(1, 2, 0).numpy(force=True)
         return torch.from_numpy(prepare(image, self.config)).permute(2, 0, 1)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -50,6 +41,6 @@ class Preprocess:
         std = torch.tensor(self.config.std, device=images.device).view(1, 3, 1, 1)
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, images: list[ImageLike]) -> Tensor:
+    def __call__(self, images: list[PictureLike]) -> Tensor:
         """Decode, fit and normalise: a list of N pictures to float32 (N, 3, H, W)."""
         return self.normalise(torch.stack([self.fitted(image) for image in images]))

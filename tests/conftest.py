@@ -141,11 +141,11 @@ def make_model():
     import torch
 
     from hashzoo.config import ComponentRef, PreprocessConfig
-    from hashzoo.model import HashModel
+    from hashzoo.network import HashNetwork
 
     def make(bits=12, seed=0, name="demo", backbone="cnn3"):
         torch.manual_seed(seed)
-        return HashModel(
+        return HashNetwork(
             ComponentRef(name=backbone), ComponentRef(name="linear"), ComponentRef(name="sign"),
             bits=bits, preprocess=PreprocessConfig(size=(32, 32)), name=name,
         ).eval()  # fmt: skip

@@ -21,8 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 import hashzoo
 from hashzoo.files import sha256
-from hashzoo.zoo import list_models
-from hashzoo.zoo.names import shipped_folder
+from hashzoo.zoo.names import list_models, shipped_folder
 
 SHIPPED = [info.name for info in list_models()]
 MODEL = "dsbh-cnn3-cifar10-48bit"
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.skipif(MODEL not in SHIPPED, reason=f"{MODEL} does not 
 
 FORK = """
 import gc, json, os, sys, traceback
-import hashzoo.model, hashzoo.search.cpu, timm, pandas  # what takes seconds
+import hashzoo.network, hashzoo.search.cpu, timm, pandas  # what takes seconds
 from hashzoo.cli import main
 gc.freeze()
 for line in sys.stdin:

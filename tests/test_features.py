@@ -13,7 +13,7 @@ from hashzoo import machine, provenance
 from hashzoo.config import ComponentRef, PreprocessConfig
 from hashzoo.errors import CodesError
 from hashzoo.features import PART, PIPELINE, backbone_features, code_of
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 
 
@@ -63,7 +63,7 @@ def test_they_are_the_backbones_own(own_cache, make_model, tiny_pool, looked_at)
 def test_maps_of_another_input_size(own_cache, tiny_pool):
     maps = ComponentRef(name="timm/resnet18", package="hashzoo", args={"pool": False})  # 7x7 at its usual 224 pixels
     linear, tanh = (ComponentRef(name=name, package="hashzoo") for name in ("linear", "tanh"))
-    model = HashModel(maps, linear, tanh, bits=12, preprocess=PreprocessConfig(size=(64, 64))).eval()
+    model = HashNetwork(maps, linear, tanh, bits=12, preprocess=PreprocessConfig(size=(64, 64))).eval()
     made = backbone_features(model, tiny_pool, np.arange(3))
     assert made.shape == (3, 512, 2, 2)
     torch.testing.assert_close(made, direct(model, tiny_pool, range(3)), rtol=1e-4, atol=1e-4)
@@ -114,7 +114,7 @@ class Power(nn.Module):
 def with_backbone(name, size=(32, 32), **args):
     torch.manual_seed(0)
     refs = (ComponentRef(name=name, args=args), ComponentRef(name="linear"), ComponentRef(name="sign"))
-    return HashModel(*refs, bits=8, preprocess=PreprocessConfig(size=size)).eval()
+    return HashNetwork(*refs, bits=8, preprocess=PreprocessConfig(size=size)).eval()
 
 
 def is_its_own(model, pool):

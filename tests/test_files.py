@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashzoo.files import copy, opened, read, remove_partials, replacing, sha256, write_text
+from hashzoo.files import copy, opened, read_bytes, remove_partials, replacing, sha256, write_text
 
 
 @pytest.fixture
@@ -185,12 +185,12 @@ def test_only_regular_files_are_read(tmp_path):
     (tmp_path / "link.txt").symlink_to("a.txt")
     (tmp_path / "device.txt").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.txt")
-    assert read(tmp_path / "a.txt", links=False) == read(tmp_path / "link.txt") == b"words"
+    assert read_bytes(tmp_path / "a.txt", links=False) == read_bytes(tmp_path / "link.txt") == b"words"
     for name in ("device.txt", "pipe.txt", "."):
-        for reader in (read, sha256, lambda path: copy(path, tmp_path / "copy.txt", links=True)):
+        for reader in (read_bytes, sha256, lambda path: copy(path, tmp_path / "copy.txt", links=True)):
             with pytest.raises(OSError, match="It is no regular file"):
                 reader(tmp_path / name)
-    for reader in (lambda path: read(path, links=False), lambda path: copy(path, tmp_path / "copy.txt")):
+    for reader in (lambda path: read_bytes(path, links=False), lambda path: copy(path, tmp_path / "copy.txt")):
         with pytest.raises(OSError, match="It is a link; put the file itself there"):
             reader(tmp_path / "link.txt")
     assert not (tmp_path / "copy.txt").exists()
@@ -217,10 +217,10 @@ def test_a_link_that_comes_to_a_files_place_is_not_followed(tmp_path, monkeypatc
 def test_no_file_is_larger_than_its_kind(tmp_path):
     for name, limit in (("config.json", 1 << 20), ("results.json", 1 << 22), ("else.txt", 1 << 20)):
         (tmp_path / name).write_bytes(bytes(limit))
-        assert len(read(tmp_path / name)) == limit
+        assert len(read_bytes(tmp_path / name)) == limit
         (tmp_path / name).write_bytes(bytes(limit + 1))
         with pytest.raises(OSError, match=f"It has more than the {limit:,} bytes"):
-            read(tmp_path / name)
+            read_bytes(tmp_path / name)
     os.truncate(tmp_path / "config.json", 1 << 33)  # takes no room
     for reader in (sha256, lambda path: copy(path, tmp_path / "copy")):
         with pytest.raises(OSError, match="It has more than"):
@@ -231,6 +231,6 @@ def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_bytes(bytes(2 << 20))
     monkeypatch.setattr("hashzoo.files._check", lambda path, status: None)
     with pytest.raises(OSError, match="It has more than"):
-        read(tmp_path / "config.json")
+        read_bytes(tmp_path / "config.json")
     with pytest.raises(OSError, match="It has more than"):
         copy(tmp_path / "config.json", tmp_path / "recipe.toml")

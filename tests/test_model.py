@@ -7,7 +7,7 @@ import hashzoo
 from hashzoo.codes import Codes
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, read_json
 from hashzoo.errors import CodesError, ConfigError, ImageError, PluginError, UnknownNameError
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 
 
 def away_from_zero(u):
@@ -22,7 +22,7 @@ def relaxed(model, images, **options):
 def build(bits=12, **changes):
     parts = {"backbone": "cnn3", "head": "linear", "quantizer": "sign"} | changes
     refs = {kind: ref if isinstance(ref, ComponentRef) else ComponentRef(name=ref) for kind, ref in parts.items()}
-    return HashModel(**refs, bits=bits, preprocess=PreprocessConfig(size=(32, 32)))
+    return HashNetwork(**refs, bits=bits, preprocess=PreprocessConfig(size=(32, 32)))
 
 
 @pytest.mark.parametrize("backbone", ["cnn3", "torchvision/resnet18"])
@@ -125,21 +125,18 @@ def test_unreadable_images(tmp_path, photo, encoded, make_model):
         model.encode(images)
     with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
         model.encode(images[1:])
-    with pytest.warns(UserWarning, match="Skipped: ") as caught:
-        codes = model.encode(images, on_error="skip", batch_size=1)
+    codes = model.encode(images, on_error="skip", batch_size=1)
     assert codes == model.encode([good, good])
-    messages = [str(warning.message) for warning in caught]
-    assert all(message.startswith("Skipped: ") for message in messages)
-    for name, message in zip(("bad.jpg", "gone.jpg", "float32", tmp_path.name), messages, strict=True):
-        assert name in message
-    with pytest.warns(UserWarning, match="Skipped: "):
-        parts = list(model.encode_batches(images, on_error="skip", batch_size=4))
+    assert [position for position, _ in codes.failed] == [0, 2, 4, 5]
+    for name, (_, reason) in zip(("bad.jpg", "gone.jpg", "float32", tmp_path.name), codes.failed, strict=True):
+        assert name in reason
+    assert codes[:1].failed == ()
+    parts = list(model.encode_batches(images, on_error="skip", batch_size=4))
     assert [positions for positions, _ in parts] == [[1, 3]]
-    with pytest.warns(UserWarning, match="Skipped: "):
-        assert len(model.encode([bad], on_error="skip")) == 0
+    assert len(model.encode([bad], on_error="skip")) == 0
     errors = []
-    assert model.encode(images, on_error=errors.append, batch_size=1) == codes
-    assert [f"Skipped: {error}" for error in errors] == messages
+    assert model.encode(images, on_error=errors.append, batch_size=3) == codes
+    assert [(error.position, str(error)) for error in errors] == list(codes.failed)
     with pytest.raises(ImageError, match="on_error is 'raise', 'skip' or a function, not 'ignore'"):
         model.encode(good, on_error="ignore")
 

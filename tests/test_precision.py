@@ -8,7 +8,7 @@ import torch
 
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError, HashzooError
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.precision import without_tf32
 from hashzoo.training import make_recipe
 
@@ -152,7 +152,7 @@ def test_an_error_leaves_the_settings_as_they_were():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_encoding_on_cuda_takes_no_tf32(make_model, monkeypatch, precision):
     model, before = make_model(), settings()
-    monkeypatch.setattr(HashModel, "device", torch.device("cuda"))
+    monkeypatch.setattr(HashNetwork, "device", torch.device("cuda"))
     with model.encoding(precision):
         assert settings() == EXACT
     assert settings() == before

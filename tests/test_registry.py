@@ -9,7 +9,7 @@ import hashzoo
 from hashzoo import hookspecs
 from hashzoo.config import ComponentRef
 from hashzoo.errors import ConfigError, PluginError, UnknownNameError
-from hashzoo.model import check_component
+from hashzoo.network import check_component
 from hashzoo.registry import HOOKS, Component, Plugin, Registry, discover, registry, using
 
 HEADS = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_heads(register):\n    "

@@ -1,4 +1,4 @@
-"""What ships agrees with itself: card, results, codes, index and README."""
+"""What ships agrees with itself: card, results, codes, catalogue and README."""
 
 import json
 import math
@@ -18,8 +18,7 @@ from hashzoo.cli import app
 from hashzoo.config import read_json
 from hashzoo.errors import WeightsError
 from hashzoo.release.card import END, render_card
-from hashzoo.zoo import list_models
-from hashzoo.zoo.names import INDEX, describe, shipped_folder
+from hashzoo.zoo.names import describe, list_models, read_catalog, shipped_folder
 from hashzoo.zoo.results import Results
 from hashzoo.zoo.verify import verify
 
@@ -33,8 +32,8 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_the_index_is_the_folders() -> None:
-    listed = {entry["name"]: entry for entry in json.loads(INDEX.read_text())["models"]}
+def test_the_catalogue_is_the_folders() -> None:
+    listed = {entry["name"]: entry for entry in read_catalog(shipped_folder())}
     for folder in FOLDERS:
         entry = json.loads(json.dumps(describe(folder, hashes=True)))
         assert {key: listed[folder.name][key] for key in entry} == entry, "run `make index`"

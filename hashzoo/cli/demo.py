@@ -59,10 +59,10 @@ def _against_published_codes(model: Any, name: str, k: int) -> tuple[str, list[G
     from hashzoo import Index
     from hashzoo.pictures import sources
     from hashzoo.pictures.page import Group, Neighbour, thumbnail
-    from hashzoo.zoo import resolve
+    from hashzoo.zoo.names import locate
     from hashzoo.zoo.published_codes import FILE, read_codes
 
-    published = read_codes(resolve(name) / FILE)
+    published = read_codes(locate(name).folder / FILE)
     index = Index(published.codes["database"], ids=published.positions["database"])
     row_of = {item: row for row, item in enumerate(published.positions["database"].tolist())}
     photos = list(sources.scan(_photos()).files)

@@ -40,15 +40,15 @@ def evaluate(
     _check_options(name, protocol, from_codes, update, repeat_of, float_cosine)
     from hashzoo.evaluation import figures_from_codes, find_mismatches, run_protocol
     from hashzoo.release.record import check_repeat, read_record, write_repeat, write_results
-    from hashzoo.zoo import resolve
+    from hashzoo.zoo.names import locate
 
-    folder = resolve(name)
+    folder = locate(name).folder
     mismatches: list[str] = []
     if from_codes:
         figures = figures_from_codes(folder)
         mismatches = find_mismatches(figures, read_record(folder).results)
     else:
-        record, model = read_record(folder), read_record(resolve(repeat_of)) if repeat_of else None
+        record, model = read_record(folder), read_record(locate(repeat_of).folder) if repeat_of else None
         if model:
             check_repeat(model, record)
         figures, published = run_protocol(folder, record.results, protocol, device=device, float_cosine=float_cosine)

@@ -111,11 +111,11 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download models into the Hub's cache, checked, so that they load without a network."""
-    from hashzoo.zoo import resolve
+    from hashzoo.zoo.names import locate
 
     fetched = []
     for name in names:
-        folder = resolve(name)
+        folder = locate(name).folder
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
         fetched.append({"name": name, "folder": folder, "size": size})
         if not as_json:
@@ -131,10 +131,10 @@ def info(
     """Show a model's config, results and training facts; of a model of the Hub, without its weights."""
     from hashzoo.config import ModelConfig, read_json
     from hashzoo.zoo import names as zoo
-    from hashzoo.zoo import resolve
+    from hashzoo.zoo.names import locate
     from hashzoo.zoo.results import Results
 
-    folder = resolve(name, ("config.json", "results.json"))
+    folder = locate(name, ("config.json", "results.json")).folder
     listed = next((item for item in zoo.list_models(name) if item.repo), None)
     repo, commit = (listed.repo, listed.commit) if listed else (None, None)
     if name.startswith("hf-hub:"):

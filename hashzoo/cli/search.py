@@ -17,7 +17,7 @@ from hashzoo.precision import Precision
 
 if TYPE_CHECKING:
     from hashzoo.codes import Codes
-    from hashzoo.model import HashModel
+    from hashzoo.network import HashNetwork
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # on classes kept out of training its method found more than any that learned from labels, in one run each (docs/baselines.md)
@@ -55,7 +55,11 @@ def encode(
 
     model = hashzoo.load(name, device=device)
     rows = []
-    batches = model.encode_batches([str(path) for path in images], precision=precision, on_error=on_error)
+    batches = model.encode_batches(
+        [str(path) for path in images],
+        precision=precision,
+        on_error="raise" if on_error == "raise" else lambda error: say(f"Skipped: {error}", fg="yellow", err=True),
+    )
     for places, u in batches:
         packed = np.packbits(u.numpy() >= 0, axis=1)
         rows += [[str(images[place]), code.tobytes().hex()] for place, code in zip(places, packed, strict=True)]
@@ -153,7 +157,7 @@ def index_folder(
 
 
 def make_index(
-    model: "HashModel",
+    model: "HashNetwork",
     images: Images,
     out: Path,
     on_error: Literal["raise", "skip"] = "skip",
@@ -166,7 +170,7 @@ def make_index(
     from hashzoo.index import parts
 
     files, preprocess = images.files, model.preprocess.id
-    maker = parts.Maker(model.name, model.bits, preprocess, model.weights, precision)
+    maker = parts.Maker(model.name, model.bits, preprocess, model.weights_id, precision)
     console = Console(stderr=True)
     skipped = [f"Skipped: {path!r} is not named in UTF-8, as an index needs it; rename it." for path in images.not_utf8]
     count = {"added": 0, "changed": 0}
@@ -229,7 +233,7 @@ def _compare(sources: Any, images: Images) -> _Known:
 
 
 def _encode_parts(
-    model: "HashModel",
+    model: "HashNetwork",
     paths: list[str],
     on_error: Literal["raise", "skip"],
     precision: Precision,

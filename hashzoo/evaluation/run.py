@@ -28,10 +28,11 @@ from hashzoo.errors import ConfigError, DataError, WeightsError
 from hashzoo.evaluation.measure import measure
 from hashzoo.features import backbone_features
 from hashzoo.machine import choose_device
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.precision import Precision
+from hashzoo.pretrained import HashModel, open_model
 from hashzoo.zoo.folder import open_folder
-from hashzoo.zoo.names import resolve
+from hashzoo.zoo.names import locate
 from hashzoo.zoo.published_codes import FILE as CODES_FILE
 from hashzoo.zoo.published_codes import PublishedCodes, read_codes
 from hashzoo.zoo.results import Figures, ResultRow, Results
@@ -66,12 +67,10 @@ def evaluate(
         HashzooError: there is no such model, protocol or device.
     """
     if isinstance(model, HashModel):
-        if model.folder is None:
-            raise ConfigError("Only a model with a folder can be evaluated; load one, or train one.")
         folder = model.folder
         _refuse_changed_weights(model)
     else:
-        folder = resolve(model) if isinstance(model, str) else model
+        folder = locate(model).folder if isinstance(model, str) else model
     results = read_json(Results, folder / "results.json")
     row, _ = run_protocol(folder, results, protocol, device=device, pool=pool, float_cosine=float_cosine)
     return row
@@ -100,9 +99,8 @@ def run_protocol(
     """
     rule, training = get_protocol(protocol or results.training.protocol), results.training
     device = choose_device(device)
-    model = open_folder(folder)
+    model = open_model(folder)
     config = model.config
-    assert config is not None
     if rule.unseen and rule.name != training.protocol:
         raise DataError(
             f"{config.name} was trained under {training.protocol} and may have seen the classes that {rule.name} "
@@ -142,7 +140,6 @@ def figures_from_codes(folder: str | Path) -> Figures:
 
 def _refuse_changed_weights(model: HashModel) -> None:
     """Refuse a model that was trained on since it was loaded: a row names the weights of the folder."""
-    assert model.folder is not None
     stored = open_folder(model.folder).state_dict()
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor.cpu(), stored[name])]
     if changed:
@@ -184,15 +181,15 @@ def _own_dataset(folder: Path, config: ModelConfig) -> str:
     try:
         run = read_toml(folder.parent / "recipe.toml")
     except ConfigError:
-        return config.dataset
+        return config.dataset or ""
     ours = run.get("name") == config.name and public_name(str(run.get("dataset"))) == config.dataset
     if not ours or run["dataset"] == config.dataset in dataset_names():
-        return config.dataset
+        return config.dataset or ""
     return str(Path(run["dataset"]).absolute())
 
 
 def encode_protocol(
-    model: HashModel, protocol: str, pool: ImagePool, lists: Lists, *, cached: bool = False
+    model: HashNetwork, protocol: str, pool: ImagePool, lists: Lists, *, cached: bool = False
 ) -> tuple[PublishedCodes, float | None]:
     """Encode a protocol's query and database lists; also return the network's speed in images/s.
 
@@ -212,8 +209,8 @@ def encode_protocol(
     known = backbone_features(model, pool, np.arange(len(pool))) if cached else None
     for chunk in track(chunks, "encoding", console=console, transient=True, disable=not console.is_terminal):
         if known is not None:
-            with model.encoding(PRECISION):
-                u = model.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
+            with model.encoding(PRECISION) as network:
+                u = network.from_features(known[torch.from_numpy(chunk)].to(model.device)).u.cpu()
         else:
             batch = pool.fitted(chunk, model.preprocess)
             began = time.monotonic()
@@ -222,7 +219,7 @@ def encode_protocol(
         rows.append(np.packbits(u.numpy() >= 0, axis=1))
     packed = np.concatenate(rows)
     codes = {
-        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name, model.weights, PRECISION)
+        split: Codes(packed[np.searchsorted(needed, wanted)], model.bits, model.name, model.weights_id, PRECISION)
         for split, wanted in positions.items()
     }
     labels = {split: pool.labels[wanted] for split, wanted in positions.items()}
@@ -230,7 +227,7 @@ def encode_protocol(
     return PublishedCodes(protocol, codes, labels, positions, pool.classes), speed
 
 
-def feature_map(model: HashModel, pool: ImagePool, lists: Lists, top_k: int | None) -> float:
+def feature_map(model: HashNetwork, pool: ImagePool, lists: Lists, top_k: int | None) -> float:
     """Measure the backbone's features, averaged over positions, by `hashzoo.metrics.cosine_map`."""
     known = backbone_features(model, pool, np.arange(len(pool)))
     vectors = (known.mean((2, 3)) if known.ndim == 4 else known).numpy()

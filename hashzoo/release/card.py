@@ -12,7 +12,7 @@ import yaml
 
 from hashzoo.config import ModelConfig, read_json, read_toml
 from hashzoo.errors import ConfigError
-from hashzoo.files import read, write_text
+from hashzoo.files import read_bytes, write_text
 from hashzoo.text import clean
 from hashzoo.zoo.names import describe
 from hashzoo.zoo.results import Results
@@ -41,7 +41,7 @@ def read_card(path: Path) -> str:
         ConfigError: it is missing, too large, or no text.
     """
     try:
-        return read(path).decode()
+        return read_bytes(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a card ({getattr(error, 'strerror', None) or error}).") from error
 
@@ -64,7 +64,6 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
     if not results.rows:
         raise ConfigError(f"{folder} has no results yet; `hashzoo eval local-dir:{folder} --update` makes them.")
     recipe = read_toml(folder / "recipe.toml")
-    named = re.search(r'hashzoo\.load\("(hf-hub:[^"\s]+)"\)', old)
     environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
         trim_blocks=True,
         lstrip_blocks=True,
@@ -78,11 +77,21 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
         config=config, training=results.training, rows=results.rows, row=results.rows[0],
         elsewhere=[row for row in results.rows if (row.dataset or config.dataset) != config.dataset], spread=results.spread(),
         recipe=recipe, origin=_paragraph(recipe.get("origin") or NO_ORIGIN), size=facts["size"], weights=facts["weights"],
-        source=source or (named[1] if named else config.name),
+        source=source or _source(old) or config.name,
     )  # fmt: skip
     own = own_words(old)
     text = f"{BEGIN}\n{block.strip()}\n{END}\n" + (f"\n{own}\n" if own else "")
-    return _with_front(_metadata(config, results), old, text)
+    front = _metadata(config, results) | ({"hashzoo_source": source} if source else {})
+    return _with_front(front, old, text)
+
+
+def _source(card: str) -> str | None:
+    """What a card's example loads, if not the model's name: metadata say so, or in a card of hashzoo 0.1.0 the example."""
+    said = _front(card).get("hashzoo_source")
+    if isinstance(said, str) and re.fullmatch(r"hf-hub:[^\"\s]+", said):
+        return said
+    shown = re.search(r'hashzoo\.load\("(hf-hub:[^"\s]+)"\)', card)
+    return shown[1] if shown else None
 
 
 def _inline(value: object) -> object:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from hashzoo.config import ModelConfig, read_toml
 from hashzoo.errors import HubError
-from hashzoo.files import read
+from hashzoo.files import read_bytes
 from hashzoo.zoo.folder import WEIGHTS
 from hashzoo.zoo.published_codes import FILE, read_codes
 
@@ -38,7 +38,7 @@ def check_contents(folder: Path, config: ModelConfig) -> None:
         codes = read_codes(path)
         if codes.codes["query"].bits != config.bits or codes.classes != config.classes:
             raise HubError(f"{path} is of another model: its code length or its classes are not the config's.")
-    if (path := folder / "pr-curve.png").exists() and (wrong := _wrong_png(read(path))):
+    if (path := folder / "pr-curve.png").exists() and (wrong := _wrong_png(read_bytes(path))):
         raise HubError(f"{path} is no plain PNG ({wrong}); `hashzoo eval --update` draws it anew.")
 
 

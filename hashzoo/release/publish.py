@@ -17,10 +17,12 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hashzoo.config import ModelConfig, read_json
 from hashzoo.errors import HashzooError, HubError
 from hashzoo.files import copy, write_text
+from hashzoo.release import catalog
 from hashzoo.release.card import merge_own, read_card, render_card
 from hashzoo.release.contents import check_contents
 from hashzoo.zoo import hub, names
 from hashzoo.zoo.folder import WEIGHTS, open_folder
+from hashzoo.zoo.location import Files
 from hashzoo.zoo.probe import check_probe
 from hashzoo.zoo.results import Results
 
@@ -224,7 +226,7 @@ def push(
     try:
         if (plan.folder / "README.md").read_text(encoding="utf-8") != plan.card:
             write_text(plan.folder / "README.md", plan.card)
-        names.set_published(plan.folder, plan.copy, repo, commit, found=whole_zoo)
+        catalog.set_published(plan.folder, plan.copy, repo, commit, found=whole_zoo)
     except OSError as error:
         raise HubError(
             f"{repo} is published ({address}), but {error.filename or plan.folder} could not be written here "
@@ -233,7 +235,7 @@ def push(
     return address
 
 
-def _there(repo: str) -> tuple[str | None, hub.Files, dict[str, str]]:
+def _there(repo: str) -> tuple[str | None, Files, dict[str, str]]:
     """What the Hub has: the main branch's commit, its files, and tag -> commit; None and nothing of a repository to be made."""
     try:
         commit, files, token = hub.list_files(repo, "main")

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, validate
 from hashzoo.errors import HashzooError, PluginError
 from hashzoo.hookspecs import Backbone
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
+from hashzoo.pretrained import load
 from hashzoo.registry import GIVEN, HOOKS, registry
 from hashzoo.testing.harness import BITS, CLASSES, BackboneHarness, Harness, LossHarness, MethodHarness, made_up_pool
 from hashzoo.training import read_recipe, run_recipe
 from hashzoo.training.optimizer import make_optimizer
 from hashzoo.training.recipe import recipe_toml
 from hashzoo.training.run import build
-from hashzoo.zoo import load
 from hashzoo.zoo.folder import open_folder, save_folder
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def gradients(harness: Harness, module: nn.Module, x: Tensor, labels: Tensor) ->
     return outputs[0].detach(), x.grad
 
 
-def first_loss(model: HashModel, loss: Any, x: Tensor, targets: Tensor) -> Tensor:
+def first_loss(model: HashNetwork, loss: Any, x: Tensor, targets: Tensor) -> Tensor:
     """The loss of the first items of a training list, as training gives them to it; x are their images."""
     views: int = getattr(loss, "views", 1)
     index = torch.arange(len(x)).repeat(views)
@@ -156,7 +156,7 @@ def check_agrees_with_sign(subject: Subject) -> None:
     """In evaluation, codes are +1 where u >= 0 and -1 elsewhere, exactly."""
     for harness in subject.harnesses:
         module = harness.fresh(training=False)
-        quantizer = module.quantizer if isinstance(module, HashModel) else module
+        quantizer = module.quantizer if isinstance(module, HashNetwork) else module
         edges = torch.tensor([[-0.0, 0.0, 1e-45, -1e-45, 1e-8, -1e-8, 1e30, -1e30, 1.0, -1.0, 0.3, -0.3]])
         for u in (edges, torch.randn(1, BITS), torch.randn(16, BITS), torch.randn(16, BITS) + 1):
             codes = quantizer(u)
@@ -418,7 +418,7 @@ def check_zoo_round_trip(subject: Subject) -> None:
         backbone=refs["backbone"], head=refs["head"], quantizer=refs["quantizer"],
         dataset="none", classes=tuple(str(number) for number in range(CLASSES)), weights_sha256="0" * 64,
     )  # fmt: skip
-    model = HashModel(
+    model = HashNetwork(
         config.backbone, config.head, config.quantizer,
         bits=BITS, preprocess=config.preprocess, num_classes=CLASSES,
     ).eval()  # fmt: skip

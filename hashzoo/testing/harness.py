@@ -17,7 +17,7 @@ from hashzoo.config import ComponentRef, PreprocessConfig, validate
 from hashzoo.data import ImagePool
 from hashzoo.errors import HashzooError, PluginError
 from hashzoo.hookspecs import HashOutput
-from hashzoo.model import HashModel, build_component
+from hashzoo.network import HashNetwork, build_component
 from hashzoo.training import Recipe, make_recipe
 from hashzoo.training.run import build
 
@@ -307,7 +307,7 @@ class MethodHarness(Harness):
 
     def outputs(self, module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """U, and logits if there are any."""
-        assert isinstance(module, HashModel)
+        assert isinstance(module, HashNetwork)
         made = module(x)
         return (made.u,) if made.logits is None else (made.u, made.logits)
 

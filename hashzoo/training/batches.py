@@ -16,11 +16,11 @@ from hashzoo import metrics
 from hashzoo.codes import Codes
 from hashzoo.data import ImagePool
 from hashzoo.features import backbone_features
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.training.recipe import Augment, Recipe
 
 
-def training_inputs(model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
+def training_inputs(model: HashNetwork, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
     """Decode the images of the training list, or give their features where the backbone is frozen.
 
     Returns:
@@ -43,7 +43,7 @@ def training_inputs(model: HashModel, recipe: Recipe, pool: ImagePool, positions
     return torch.stack(made)
 
 
-def _plain_features(model: HashModel, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
+def _plain_features(model: HashNetwork, pool: ImagePool, positions: NDArray[np.int64]) -> Tensor:
     whole = np.arange(len(pool))  # evaluation needs them all, so they are computed and kept once
     return backbone_features(model, pool, whole)[torch.from_numpy(positions)]
 
@@ -88,7 +88,7 @@ class Validation:
     labels: NDArray[np.generic]
 
     @classmethod
-    def of(cls, model: HashModel, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Validation:
+    def of(cls, model: HashNetwork, recipe: Recipe, pool: ImagePool, positions: NDArray[np.int64]) -> Validation:
         """Load the images at these positions of the pool, in an order that spreads each class over both halves."""
         labels = pool.labels[positions]
         if labels.ndim == 1:
@@ -96,7 +96,7 @@ class Validation:
         images = _plain_features(model, pool, positions) if recipe.frozen else pool.fitted(positions, model.preprocess)
         return cls(images, pool.labels[positions])
 
-    def mean_average_precision(self, model: HashModel, frozen: bool) -> float:
+    def mean_average_precision(self, model: HashNetwork, frozen: bool) -> float:
         """Tie-aware mAP of one half against the other, over all ranks."""
         bits = [u.numpy() >= 0 for u in self._relaxed(model, frozen)]
         packed = np.packbits(np.concatenate(bits), axis=1)
@@ -105,11 +105,11 @@ class Validation:
             metrics.distance_histograms(query, database, self.labels[::2], self.labels[1::2])
         )
 
-    def _relaxed(self, model: HashModel, frozen: bool) -> Iterator[Tensor]:
+    def _relaxed(self, model: HashNetwork, frozen: bool) -> Iterator[Tensor]:
         for batch in self.images.split(500):
             if frozen:
-                with model.encoding():
-                    yield model.from_features(batch.to(model.device)).u.cpu()
+                with model.encoding() as network:
+                    yield network.from_features(batch.to(model.device)).u.cpu()
             else:
                 yield model.relaxed(batch)
 

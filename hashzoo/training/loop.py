@@ -21,7 +21,7 @@ from hashzoo import provenance
 from hashzoo.errors import ConfigError
 from hashzoo.files import replacing, write_text
 from hashzoo.hookspecs import HashOutput
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.training.batches import Validation, draw_batch, move_if_it_fits
 from hashzoo.training.optimizer import average_of, make_optimizer, set_learning_rate
 from hashzoo.training.recipe import Recipe
@@ -69,7 +69,7 @@ class Trainer:
     """
 
     accelerator: Accelerator
-    model: HashModel
+    model: HashNetwork
     loss: Any
     recipe: Recipe
     inputs: Tensor
@@ -87,7 +87,7 @@ class Trainer:
         self.average = average_of(self.model, settings.ema) if settings.ema else None
 
     @property
-    def result(self) -> HashModel:
+    def result(self) -> HashNetwork:
         """The model that is measured, and stored in the end."""
         return cast(Any, self.average.module) if self.average else self.model
 

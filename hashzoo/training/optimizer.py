@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.training.recipe import Optimization
 
 
-def make_optimizer(settings: Optimization, model: HashModel, loss: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(settings: Optimization, model: HashNetwork, loss: nn.Module) -> torch.optim.Optimizer:
     """Group parameters by learning rate and weight decay; the loss's own parameters train as the head's do."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in (model, loss):
@@ -46,6 +46,6 @@ def set_learning_rate(optimizer: Any, settings: Optimization, step: int, steps: 
         group["lr"] = rate * group["scale"]
 
 
-def average_of(model: HashModel, decay: float) -> AveragedModel:
+def average_of(model: HashNetwork, decay: float) -> AveragedModel:
     """A copy of the model whose weights and statistics follow it: each update keeps `decay` of them (Polyak, 1992)."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -15,7 +15,7 @@ from hashzoo.codes import MAX_BITS, MIN_BITS, check_bits
 from hashzoo.config import ComponentRef, Name, PreprocessConfig, Schema, validate
 from hashzoo.data.datasets import default_protocol
 from hashzoo.errors import ConfigError
-from hashzoo.model import check_component
+from hashzoo.network import check_component
 from hashzoo.registry import Component, registry
 
 COMPONENTS = ("backbone", "head", "quantizer", "loss")

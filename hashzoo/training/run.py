@@ -18,20 +18,21 @@ from rich.console import Console
 from torch import Tensor
 
 from hashzoo import machine, provenance
-from hashzoo.config import BackboneSource, ModelConfig, read_json
+from hashzoo.config import BackboneSource, ModelConfig
 from hashzoo.contract import check_contract
 from hashzoo.data import ImagePool, Protocol, get_protocol, make_lists, open_pool
 from hashzoo.data.datasets import public_name
 from hashzoo.errors import ConfigError, DataError
 from hashzoo.features import code_of
 from hashzoo.files import read_json_value, write_text
-from hashzoo.model import HashModel, build_component
+from hashzoo.network import HashNetwork, build_component
+from hashzoo.pretrained import HashModel, open_model
 from hashzoo.registry import registry
 from hashzoo.training.batches import Validation, keep_aside, training_inputs
 from hashzoo.training.loop import History, Trainer, train_epochs
 from hashzoo.training.recipe import COMPONENTS, Recipe, find_recipe, recipe_toml
-from hashzoo.zoo.folder import open_folder, save_folder, stored_dtype
-from hashzoo.zoo.names import resolve
+from hashzoo.zoo.folder import fill, network_of, open_folder, read, save_folder, stored_dtype
+from hashzoo.zoo.names import locate
 from hashzoo.zoo.probe import write_probe
 from hashzoo.zoo.results import Results, TrainingFacts
 
@@ -77,7 +78,7 @@ def train(
         HashzooError: the device, data, protocol or a component is not to be had; nothing has been trained or written then.
     """
     recipe = find_recipe(method, dataset=dataset, bits=bits, protocol=protocol, seed=seed, changes=changes)
-    return open_folder(run_recipe(recipe, out, device=device, pool=pool))
+    return open_model(run_recipe(recipe, out, device=device, pool=pool))
 
 
 def run_recipe(recipe: Recipe, out: str | Path, *, device: str | None = None, pool: ImagePool | None = None) -> Path:
@@ -202,14 +203,14 @@ def new_config(recipe: Recipe, pool: ImagePool) -> ModelConfig:
     )
 
 
-def build(recipe: Recipe, pool: ImagePool) -> tuple[HashModel, Any]:
+def build(recipe: Recipe, pool: ImagePool) -> tuple[HashNetwork, Any]:
     """Build a recipe's model and loss for a data set's classes; there is no loss for a head in closed form.
 
     Raises:
         ConfigError: the recipe has no loss, and its head is not found in closed form; or the other way round.
     """
     classes = len(pool.classes)
-    model = HashModel(
+    model = HashNetwork(
         recipe.backbone,
         recipe.head,
         recipe.quantizer,
@@ -255,7 +256,7 @@ class Start:
     config: ModelConfig | None = None
 
 
-def start_backbone(model: HashModel, recipe: Recipe) -> Start:
+def start_backbone(model: HashNetwork, recipe: Recipe) -> Start:
     """Give a new model the backbone of the one that its recipe starts from, if any.
 
     Raises:
@@ -268,17 +269,20 @@ def start_backbone(model: HashModel, recipe: Recipe) -> Start:
         return Start(f"from {weights}")
     if recipe.init is None:
         return Start("from random weights")
-    folder = resolve(recipe.init)
-    source, trained = open_folder(folder), read_json(Results, folder / "results.json").training
-    assert source.config is not None
-    theirs, ours = source.config.backbone, recipe.backbone
+    stored = read(locate(recipe.init))
+    if stored.results is None:
+        raise ConfigError(
+            f"{recipe.init} does not say what it was trained on (no results.json); start from another model."
+        )
+    source, config, trained = fill(stored, network_of), stored.config, stored.results.training
+    theirs, ours = config.backbone, recipe.backbone
     if (theirs.name, theirs.args) != (ours.name, ours.args):
         raise ConfigError(
             f"{recipe.init} has the backbone {theirs.name} {theirs.args}, the recipe {ours.name} {ours.args}; "
             "start from a model with the same."
         )
     own = (public_name(recipe.dataset), recipe.protocol)
-    seen = ((source.config.dataset, trained.protocol), *trained.seen)
+    seen = ((config.dataset or "", trained.protocol), *trained.seen)
     for dataset, protocol in seen:
         if dataset == own[0] and protocol != own[1]:
             raise ConfigError(
@@ -286,11 +290,11 @@ def start_backbone(model: HashModel, recipe: Recipe) -> Start:
                 "start from a model trained under the same protocol or on other data."
             )
     model.backbone.load_state_dict(source.backbone.state_dict())
-    words = f"from the backbone of {source.name} (weights {source.config.weights_sha256[:12]})"
-    return Start(words, tuple(pair for pair in seen if pair != own), source.config)
+    words = f"from the backbone of {source.name} (weights {config.weights_sha256[:12]})"
+    return Start(words, tuple(pair for pair in seen if pair != own), config)
 
 
-def _fit_head(model: HashModel, features: Tensor, targets: Tensor) -> float:
+def _fit_head(model: HashNetwork, features: Tensor, targets: Tensor) -> float:
     """Find a head in closed form on its device; return the seconds that it took."""
     began = time.monotonic()
     with torch.no_grad():
@@ -300,7 +304,7 @@ def _fit_head(model: HashModel, features: Tensor, targets: Tensor) -> float:
 
 def _facts(
     accelerator: Accelerator,
-    model: HashModel,
+    model: HashNetwork,
     recipe: Recipe,
     pool: ImagePool,
     start: Start,
@@ -332,7 +336,7 @@ def _facts(
 
 
 def write_model(
-    folder: Path, model: HashModel, recipe: Recipe, pool: ImagePool, start: Start, facts: TrainingFacts
+    folder: Path, model: HashNetwork, recipe: Recipe, pool: ImagePool, start: Start, facts: TrainingFacts
 ) -> None:
     """Write a trained model's folder, whole or not at all: config, weights, recipe, probe, and results without a row yet."""
     config = new_config(recipe, pool)

@@ -35,6 +35,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx, 
 
 from hashzoo.errors import HubError, UnreachableError, WeightsError
 from hashzoo.files import LIMITS, write_text
+from hashzoo.zoo.location import Files, Location
 
 REQUIRED = ("config.json", "model.safetensors")
 FILES = tuple(LIMITS)
@@ -48,7 +49,6 @@ FLOOR = 10_000  # bytes a second
 PREFIX = "hf-hub:"
 OFFICIAL = "https://huggingface.co"
 
-Files = dict[str, tuple[str, int]]  # name -> (sha256, or git's sha1 where that is all the Hub has; bytes)
 T = TypeVar("T")
 _access: ContextVar[tuple[str | bool | None, bool]] = ContextVar("access", default=(None, False))
 
@@ -145,8 +145,8 @@ def check_repo(repo: str) -> None:
         raise HubError(f"{repo!r} is no name of the Hub; write org/name.")
 
 
-def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted: tuple[str, ...] = FILES) -> Path:
-    """Give the folder of a Hub model, downloading what the cache lacks.
+def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted: tuple[str, ...] = FILES) -> Location:
+    """Find a model of the Hub in the cache, downloading what that lacks.
 
     Args:
         repo: `org/name`.
@@ -162,7 +162,7 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
     commit = revision if _is_hex(revision, 40) else None
     known = pinned or (recorded(repo, commit) if commit else None)
     if commit and known and not _wrong(repo, commit, _choose(known, wanted)):
-        return snapshot(repo, commit)
+        return _location(repo, commit, known)
     token: bool | str = False
     kept = _kept(repo, revision)  # to fall back on
     there = (pinned or recorded(repo, kept)) if kept else None
@@ -183,7 +183,7 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
     except UnreachableError as error:
         lacking = _lacking(repo, kept, there, wanted) if kept else []
         if kept and not lacking:
-            return snapshot(repo, kept)
+            return _location(repo, kept, there)
         state = f"whole in the cache ({lacking[0]} is missing or damaged)" if kept else "in the cache"
         raise UnreachableError(
             f"{error} {repo} is not {state}: go online, put its folder under $HASHZOO_PATH, or load 'local-dir:FOLDER'."
@@ -192,7 +192,11 @@ def fetch(repo: str, revision: str = "main", pinned: Files | None = None, wanted
         raise WeightsError(f"{wrong[0]} of {repo} changed in {constants.HF_HUB_CACHE} while it was fetched; try again.")
     if revision != commit:
         _record(repo, _revision_file(revision), commit)
-    return snapshot(repo, commit)
+    return _location(repo, commit, known)
+
+
+def _location(repo: str, commit: str, files: Files | None) -> Location:
+    return Location(snapshot(repo, commit), repo, commit, files or {})
 
 
 def list_hub(

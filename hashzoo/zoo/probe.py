@@ -13,7 +13,7 @@ from pydantic import Field
 
 from hashzoo.config import Schema, read_json
 from hashzoo.files import write_text
-from hashzoo.model import HashModel
+from hashzoo.network import HashNetwork
 from hashzoo.pictures.fit import PREPROCESS_VERSION
 
 FILE = "probe.json"
@@ -62,12 +62,12 @@ def probe_images() -> list[NDArray[np.uint8]]:
     return images
 
 
-def probe_u(model: HashModel) -> NDArray[np.float32]:
+def probe_u(model: HashNetwork) -> NDArray[np.float32]:
     """Run the model on the probe's images, float32 on its device; (8, K). One at a time: some networks need much memory."""
     return torch.cat([u for _, u in model.encode_batches(probe_images(), batch_size=1, precision="float32")]).numpy()
 
 
-def write_probe(folder: str | Path, model: HashModel) -> None:
+def write_probe(folder: str | Path, model: HashNetwork) -> None:
     """Write probe.json for a model."""
     u = probe_u(model)
     packed = np.packbits(u >= 0, axis=1)
@@ -80,7 +80,7 @@ def write_probe(folder: str | Path, model: HashModel) -> None:
     write_text(Path(folder) / FILE, probe.model_dump_json(indent=1) + "\n")
 
 
-def check_probe(folder: str | Path, model: HashModel) -> list[str]:
+def check_probe(folder: str | Path, model: HashNetwork) -> list[str]:
     """Run the probe; return what is wrong, in sentences (empty: all as expected).
 
     What was written with an earlier preprocessing is compared within `LOOSER` times its tolerance.

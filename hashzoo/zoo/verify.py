@@ -2,7 +2,7 @@
 
 from hashzoo.files import sha256
 from hashzoo.zoo.folder import open_folder
-from hashzoo.zoo.names import list_models, resolve
+from hashzoo.zoo.names import list_models, locate
 from hashzoo.zoo.probe import check_probe
 
 
@@ -15,7 +15,7 @@ def verify(name: str) -> list[str]:
     Raises:
         HashzooError: the model cannot be opened at all; the message says why.
     """
-    folder = resolve(name)
+    folder = locate(name).folder
     problems = []
     for info in list_models(name):
         for file, (digest, _) in info.files.items():

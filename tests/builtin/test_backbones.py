@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from hashzoo import Backbone, ConfigError, HashModel, HashzooError
+from hashzoo import Backbone, ConfigError, HashNetwork, HashzooError
 from hashzoo.builtin.backbones import Timm
 from hashzoo.builtin.heads import LinearHead
 from hashzoo.config import ComponentRef, PreprocessConfig, validate
@@ -141,7 +141,7 @@ def test_linear_head_takes_vectors_and_starts_as_hashnet_does():
 @pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18"])
 def test_in_a_model(name, bits):
     torch.manual_seed(0)
-    model = HashModel(
+    model = HashNetwork(
         ComponentRef(name=name), ComponentRef(name="linear"), ComponentRef(name="sign"),
         bits=bits, preprocess=PreprocessConfig(size=(64, 64)),
     )  # fmt: skip

@@ -40,7 +40,7 @@ warnings.showwarning = lambda message, *rest, **more: said.append(str(message))
 pinned = json.loads(sys.argv[2]) if len(sys.argv) > 2 else None
 began = time.monotonic()
 try:
-    told = [None, str(hub.fetch(*hub.parse(sys.argv[1]), pinned=pinned)), said]
+    told = [None, str(hub.fetch(*hub.parse(sys.argv[1]), pinned=pinned).folder), said]
 except HashzooError as error:
     told = [type(error).__name__, str(error), said]
 megabytes = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) >> 10

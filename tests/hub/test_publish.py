@@ -656,7 +656,7 @@ assert codes.bits == 48 and hits.ids.shape == (2, 2), hits
 
 @without_xet
 def test_all_that_ship_and_the_index(hub, client, tmp_path):
-    root, index = tmp_path / "checkout", tmp_path / "checkout" / "hashzoo" / "zoo" / "index.json"
+    root, index = tmp_path / "checkout", tmp_path / "checkout" / "model_cards" / "catalog.json"
     shutil.copytree(Path(hashzoo.__file__).parent, root / "hashzoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(Path(hashzoo.__file__).parent.parent / "tools", root / "tools")
     cards, second = root / "model_cards", "second"

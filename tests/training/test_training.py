@@ -21,6 +21,7 @@ from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from hashzoo.evaluation import encode_protocol, run_protocol
 from hashzoo.metrics import cosine_map
+from hashzoo.pretrained import open_model as open_folder
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.release.record import read_record, write_results
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, run_recipe, train
@@ -29,7 +30,6 @@ from hashzoo.training.loop import to_csv
 from hashzoo.training.optimizer import make_optimizer, set_learning_rate
 from hashzoo.training.recipe import Augment, Optimization, recipe_toml
 from hashzoo.training.run import build, write_model
-from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.names import shipped_folder
 
 FROZEN = {"backbone_lr": 0.0}
@@ -294,7 +294,7 @@ def test_wrong_recipes(tmp_path, old, new, field):
     text = recipe_toml(make())
     assert old in text
     (tmp_path / "recipe.toml").write_text(text.replace(old, new, 1))
-    with pytest.raises(ConfigError, match=rf"recipe\.toml: '{field}' is wrong"):
+    with pytest.raises(ConfigError, match=rf"recipe\.toml: '{field}' is (wrong|no key)"):
         read_recipe(tmp_path / "recipe.toml")
 
 

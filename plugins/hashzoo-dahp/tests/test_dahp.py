@@ -11,7 +11,7 @@ from hashzoo_dahp.attention import ChannelAttention, DualAttentionHead, Position
 from hashzoo_dahp.backbone import ResNet18
 from hashzoo_dahp.loss import DAHPLoss
 
-from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
+from hashzoo import Backbone, ConfigError, HashNetwork, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
 from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
@@ -496,7 +496,7 @@ def test_recipe_trains(form, multi_label):
         "dahp", bits=48, dataset="cifar10", protocol="cifar10-full", changes={"loss": {"args": {"anchor": form}}}
     )
     torch.manual_seed(0)
-    model = HashModel(recipe.backbone, recipe.head, recipe.quantizer, bits=48, preprocess=recipe.preprocess)
+    model = HashNetwork(recipe.backbone, recipe.head, recipe.quantizer, bits=48, preprocess=recipe.preprocess)
     loss = registry().build("loss", "dahp", bits=48, num_classes=4, multi_label=multi_label, **recipe.loss.args)
     assert isinstance(loss, Loss)
     images = seeded(8, 3, 32, 32, dtype=torch.float32)

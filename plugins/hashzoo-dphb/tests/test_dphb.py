@@ -9,7 +9,7 @@ import torchvision
 from hashzoo_dphb.backbone import AlexNet
 from hashzoo_dphb.loss import DPHBLoss
 
-from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
+from hashzoo import Backbone, ConfigError, HashNetwork, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
 from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
@@ -236,7 +236,7 @@ def test_recipe_trains(multi_label, form):
         changes={"backbone": {"args": {"fc_features": 64, "dropout": 0.0}}, "loss": {"args": {"label": form}}},
     )  # fmt: skip
     torch.manual_seed(0)
-    model = HashModel(recipe.backbone, recipe.head, recipe.quantizer, bits=12, preprocess=recipe.preprocess)
+    model = HashNetwork(recipe.backbone, recipe.head, recipe.quantizer, bits=12, preprocess=recipe.preprocess)
     loss = registry().build("loss", "dphb", bits=12, num_classes=4, multi_label=multi_label, **recipe.loss.args)
     assert isinstance(loss, Loss)
     targets = torch.arange(8) % 4

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hashzoo_dsbh.backbone import CNN3, CNN3Wide
 from hashzoo_dsbh.loss import DSBHLoss, balance
 
-from hashzoo import Backbone, ConfigError, HashModel, HashOutput, HashzooError, Loss
+from hashzoo import Backbone, ConfigError, HashNetwork, HashOutput, HashzooError, Loss
 from hashzoo.registry import registry
 from hashzoo.testing import Subject, parametrize_with_checks
 from hashzoo.training import make_recipe
@@ -234,7 +234,7 @@ def test_unknown_options_are_refused():
 def from_recipe(bits, num_classes=4, multi_label=False):
     recipe = make_recipe("dsbh", bits=bits, dataset="cifar10", protocol="cifar10-full")
     torch.manual_seed(0)
-    model = HashModel(
+    model = HashNetwork(
         recipe.backbone, recipe.head, recipe.quantizer,
         bits=bits, preprocess=recipe.preprocess, num_classes=num_classes, pretrained=recipe.optimization.pretrained,
     )  # fmt: skip

@@ -1,0 +1,88 @@
+"""Networks without a folder, and the folders that `save` gives them."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import hashzoo
+from hashzoo.config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return hashzoo.create_model("torchvision/resnet18", bits=16, num_classes=3, preprocess={"size": (32, 32)})
+
+
+def test_a_network_is_made_saved_and_loaded(network, tmp_path, photo):
+    model = hashzoo.save(network, tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert config["format"] == 2 and "dataset" not in config and "nested" not in config
+    assert isinstance(model, hashzoo.HashModel) and (model.name, model.config.classes) == ("mine", ("0", "1", "2"))
+    pictures = [photo(seed=seed) for seed in range(3)]
+    again = hashzoo.load(tmp_path / "mine", device="cpu")
+    assert again.encode(pictures) == model.encode(pictures)
+    np.testing.assert_array_equal(again.encode(pictures).packed, network.encode(pictures).packed)
+    with pytest.raises(hashzoo.ConfigError, match="holds a model already"):
+        hashzoo.save(network, tmp_path / "mine")
+
+
+def test_preprocessing_is_the_backbones_own():
+    network = hashzoo.create_model("timm/tf_efficientnet_lite0", bits=8)
+    assert network.preprocess.config.size == (224, 224)
+    network = hashzoo.create_model("timm/tf_efficientnet_lite0", bits=8, preprocess={"fit": "squash"})
+    assert (network.preprocess.config.size, network.preprocess.config.fit) == ((224, 224), "squash")
+
+
+def test_wrong_names_and_arguments():
+    with pytest.raises(hashzoo.UnknownNameError, match="did you mean"):
+        hashzoo.create_model("torchvision/resnet18", head="linaer", bits=8)
+    with pytest.raises(hashzoo.ConfigError, match="takes no argument 'poool'"):
+        hashzoo.create_model("timm/resnet18", bits=8, args={"backbone": {"poool": True}})
+
+
+def test_a_network_made_by_hashmodel_is_warned_of(network):
+    with pytest.warns(DeprecationWarning, match="hashzoo.create_model"):
+        hashzoo.HashModel(*network.refs.values(), bits=8, preprocess=network.preprocess.config)
+
+
+def test_the_lowest_format_that_says_it_is_written(network, tmp_path):
+    config = hashzoo.load("dsbh-cnn3-cifar10-48bit", device="cpu").config
+    assert json.loads(config.as_json()) == json.loads(config.model_copy(update={"format": 2}).as_json())
+    for change in ({"nested": (12, 24)}, {"dataset": None}, {"method": None, "classes": ()}):
+        data = json.loads(config.model_copy(update=change).as_json())
+        assert data["format"] == 2
+        assert ModelConfig.model_validate(data) == config.model_copy(update=change | {"format": 2})
+
+
+def test_encoding_beside_training_changes_no_mode(network, photo):
+    """A thread that encodes again and again; the network must stay in training mode all the while."""
+    network.train()
+    seen, stop = set(), threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            seen.update(module.training for module in network.modules())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    codes = [network.encode(photo()) for _ in range(20)]
+    stop.set()
+    thread.join()
+    network.eval()
+    assert seen == {True}
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(code == network.encode(photo()) for code in codes)
+
+
+def test_encoding_sees_what_training_changed(network, photo):
+    view = network.encode(photo())
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        network.head.linear.weight.neg_()
+    assert np.array_equal(network.encode(photo()).to_bits(), ~view.to_bits())
+    network.load_state_dict(state)
