@@ -7,6 +7,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,29 @@ def test_held_codes_come_back(device, bits, monkeypatch):
     codes = held(base, device)
     assert codes.words.shape == (-(-bits // 32), 1030)
     np.testing.assert_array_equal(codes.packed(), base)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter is slow")
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_search_runs_at_a_time(device, monkeypatch):
+    """Many threads may search, but the memory of the device is taken once."""
+    queries, base = make("uniform", 3, 64, seed=1), make("uniform", 600, 64, seed=2)
+    codes, expected = held(base, device), sorted_all(queries, base)[1][:, :5]
+    running, most, split = 0, 0, cuda._split_keys
+
+    def counted(*arguments):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.001)
+        running -= 1
+        return split(*arguments)
+
+    monkeypatch.setattr(cuda, "_split_keys", counted)
+    with ThreadPoolExecutor(8) as callers:
+        for found in callers.map(lambda _: codes.top_k(queries, 5)[1], range(32)):
+            np.testing.assert_array_equal(found, expected)
+    assert most == 1
 
 
 @needs_triton
