@@ -1,6 +1,7 @@
 """timm and torchvision models as backbones."""
 
 import contextlib
+import copy
 import functools
 import threading
 from collections.abc import Iterator
@@ -65,10 +66,8 @@ class Timm(nn.Module):
         self.weights_file: str | None = files[0].name if files else None
         size = img_size or cfg["input_size"][1:]
         size = (size, size) if isinstance(size, int) else tuple(size)
-        with torch.no_grad():
-            shape = self.model.eval().forward_features(torch.zeros(1, cfg["input_size"][0], *size)).shape[1:]
+        shape = _feature_shape(self.model, (1, cfg["input_size"][0], *size))
         self.is_map = not pool and len(shape) == 3 and shape[0] == self.model.num_features
-        self.train()
         self.num_features: int = self.model.num_features if self.is_map else self.model.head_hidden_size
         self.feature_shape: tuple[int, ...] = tuple(shape) if self.is_map else (self.num_features,)
         self.preprocess: dict[str, Any] = {
@@ -82,6 +81,21 @@ class Timm(nn.Module):
         """Return the feature map (N, D, H', W'), or pooled features (N, D)."""
         features: Tensor = self.model.forward_features(images)
         return features if self.is_map else self.model.forward_head(features, pre_logits=True)
+
+
+def _feature_shape(model: Any, images: tuple[int, ...]) -> tuple[int, ...]:
+    """Tell the shape of a timm model's last features for one input, on torch's meta device, which computes no values.
+
+    A few models read values of their tensors or keep tensors that do not move with them: those are run.
+    """
+    with torch.no_grad():
+        try:
+            shapes = copy.deepcopy(model).to("meta").eval()
+            return tuple(shapes.forward_features(torch.zeros(images, device="meta")).shape[1:])
+        except (RuntimeError, NotImplementedError):
+            shape = tuple(model.eval().forward_features(torch.zeros(images)).shape[1:])
+            model.train()
+            return shape
 
 
 class Torchvision(nn.Module):

@@ -183,3 +183,32 @@ def test_weights_that_nobody_named_are_not_taken(tmp_path, monkeypatch):
     backbone = Timm("resnet10t", pretrained=True)
     assert {name: value for name, value in asked.items() if value is not None} == {"pretrained": True, "num_classes": 0}
     assert (backbone.base_model, backbone.weights_file) == ("timm/resnet10t.c3_in1k", None)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_efficientnet", "tf_efficientnet_lite0", "resnet18"])
+def test_shapes_are_told_without_running_the_network(model, monkeypatch):
+    real = []
+    network = timm.create_model(model, num_classes=0)
+    forward = type(network).forward_features
+    monkeypatch.setattr(
+        type(network),
+        "forward_features",
+        lambda self, x: real.append(x.device.type) or forward(self, x),
+    )
+    backbone = Timm(model)
+    assert real == ["meta"]
+    assert {parameter.device.type for parameter in backbone.parameters()} == {"cpu"}
+    assert backbone.training
+
+
+def test_a_network_that_the_meta_device_cannot_run_is_run(monkeypatch):
+    network = timm.create_model("test_resnet", num_classes=0)
+    forward = type(network).forward_features
+
+    def reads_a_value(self, images):
+        return forward(self, images * (1 + images.sum().item() * 0))
+
+    monkeypatch.setattr(type(network), "forward_features", reads_a_value)
+    backbone = Timm("test_resnet")
+    assert backbone.training
+    assert backbone.eval()(torch.zeros(2, 3, *backbone.preprocess["size"])).shape == (2, *backbone.feature_shape)

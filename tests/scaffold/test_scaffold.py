@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ from typer.testing import CliRunner
 
 from hashzoo.cli import app
 from hashzoo.errors import ConfigError
-from hashzoo.registry import HOOKS
+from hashzoo.registry import HOOKS, discover, registry, using
 from hashzoo.scaffold import write_package
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 KINDS = ("backbone", "head", "loss", "quantizer", "method")
-BEGIN = "## Your first plugin in ten minutes"
+BEGIN = "## A package, with a recipe and tests"
 LESSON = PAGE[PAGE.index(BEGIN) : PAGE.index("## Checks")]
 # (the file a block is for, or None; its language; its text)
 BLOCKS = [
@@ -167,6 +168,25 @@ def test_a_folder_is_not_overwritten(tmp_path):
 
 
 # The rest of the page
+
+
+def test_the_plugin_of_ten_lines(site):
+    """The file of the page is installed as it stands, is listed, passes `plugin check`, and its method trains."""
+    section = PAGE[PAGE.index("## A plugin of ten lines") : PAGE.index(BEGIN)]
+    module, method, notebook = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    (project,) = re.findall(r"```toml\n(.*?)```", section, flags=re.DOTALL)
+    assert len([line for line in module.splitlines() if line]) == 10
+    facts = tomllib.loads(project)["project"]
+    assert facts["name"] == "my-pairs"
+    site.add(facts["name"], {"my_pairs.py": module + method}, facts["entry-points"]["hashzoo.plugins"])
+    with using(discover()):
+        (plugin,) = [plugin for plugin in registry().plugins if plugin.distribution == "my-pairs"]
+        assert (plugin.error, [item.kind for item in plugin.components]) == (None, ["loss", "method"])
+        done = CliRunner().invoke(app, ["plugin", "check", "my-pairs"])
+        assert done.exit_code == 0, done.output
+        assert len(re.findall("checks, all passed", done.output)) == 2
+        exec(notebook, {"Pairs": registry().get("loss", "my-pairs")[0].load()})
+        assert registry().get("loss", "pairs-here")[0].owner == "hashzoo.register"
 
 
 def test_a_name_without_its_prefix(tmp_path):
