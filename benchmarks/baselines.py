@@ -76,8 +76,8 @@ FIELDS = [
 
 
 def methods() -> list[str]:
-    """All methods of hashzoo-baselines, then ours."""
-    found = [c.name for c in registry().components("method") if c.owner == "hashzoo-baselines"]
+    """All methods of hashzoo and hashzoo-baselines, then ours."""
+    found = [c.name for c in registry().components("method") if c.owner in ("hashzoo", "hashzoo-baselines")]
     return [*found, *OURS]
 
 
