@@ -38,7 +38,8 @@ lowest: .venv/ready
 	PYTHONPATH=lowest $(BIN)/hashzoo --version
 	PYTHONPATH=lowest $(BIN)/hashzoo index examples/photos --out lowest/index
 	PYTHONPATH=lowest $(BIN)/hashzoo search lowest/index examples/photos/cat-1.jpg
-	PYTHONPATH=lowest $(BIN)/python -m pytest -q -m hostile $$(grep -rl --include='test_*.py' mark.hostile tests)
+	PYTHONPATH=lowest $(BIN)/python -m pytest -q -m "hostile or lowest" \
+	  $$(grep -rlE --include='test_*.py' 'mark\.(hostile|lowest)' tests)
 
 docs: .venv/ready
 	$(BIN)/mkdocs build --strict

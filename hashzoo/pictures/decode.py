@@ -68,6 +68,9 @@ def open_picture(picture: PictureLike, least: tuple[int, int] | None = None) -> 
         least: width and height in pixels. A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long
             as neither side comes out below the greater of the two.
 
+    Returns:
+        The image; `picture` itself where that is what was asked for.
+
     Raises:
         ImageError: it cannot be decoded, is truncated, has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or has another
             dtype or shape; names the file.
@@ -162,7 +165,7 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         return _from_lab().apply(image)
     made = _transform(profile, image.mode) if profile else None
     if made is None:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     transform, mode = made
     return transform.apply(image.convert(mode))
 

@@ -44,11 +44,14 @@ def fit(image: Image.Image, config: PreprocessConfig) -> NDArray[np.uint8]:
     """Resize (and cut) an RGB image to the input size, antialiased: uint8 (height, width, 3)."""
     height, width = config.size
     if image.size != (width, height):
-        box = None
+        left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
         if config.fit == "crop":
             image = _without_far_ends(image, width, height)
-            box = _centre(image.width, image.height, width, height)
-        image = image.resize((width, height), Image.Resampling[config.interpolation.upper()], box)
+            left, top, right, bottom = _centre(image.width, image.height, width, height)
+        by = Image.Resampling[config.interpolation.upper()]
+        # columns, then rows: between the two, pixels are rounded, and Pillow 13 chooses the order by the shape, 12 does not
+        image = image.resize((width, image.height), by, (left, 0, right, image.height))
+        image = image.resize((width, height), by, (0, top, width, bottom))
     return np.array(image)
 
 

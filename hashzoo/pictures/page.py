@@ -36,7 +36,7 @@ class Group(NamedTuple):
 def thumbnail(picture: PictureLike) -> str | None:
     """Give a picture as a data URI of at most SIDE x SIDE pixels; None if it cannot be read (any more)."""
     try:
-        small = open_picture(picture, least=(SIDE, SIDE))
+        small = open_picture(picture, least=(SIDE, SIDE)).copy()
     except ImageError:
         return None
     small.thumbnail((SIDE, SIDE))

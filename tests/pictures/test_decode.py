@@ -261,3 +261,71 @@ def test_exif_rotation(photo, encoded, tmp_path):
         path = tmp_path / f"{orientation}.png"
         path.write_bytes(encoded(stored, exif=exif))
         np.testing.assert_array_equal(pixels(path), expected, err_msg=str(orientation))
+
+
+def exif_of(value_type, value):
+    """Write EXIF that says "turn by 90 degrees", and a tag that Pillow cannot write again."""
+    offset = 8 + 2 + 2 * 12 + 4
+    tags = struct.pack("<HHHII", 2, 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x011A, value_type, 1, offset)
+    return b"Exif\0\0II*\0\x08\0\0\0" + tags + bytes(4) + value
+
+
+@pytest.mark.parametrize(
+    ("value_type", "value"),
+    [(5, struct.pack("<ii", -1, 0)), (10, struct.pack("<ii", -1, 0)), (5, b""), (99, b"abcd"), (2, b"\xff\xfe")],
+)
+def test_exif_that_is_half_broken_turns_and_never_costs_a_picture(photo, encoded, value_type, value):
+    stored = photo(16, 24)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+        found = pixels(encoded(stored, kind, exif=exif_of(value_type, value), **options))
+        expected = pixels(encoded(stored, kind, **options))
+        np.testing.assert_array_equal(found, np.rot90(expected, -1))
+
+
+def test_exif_that_cannot_be_read_is_ignored(photo, encoded):
+    for exif in (b"Exif\0\0no TIFF at all", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
+        for kind in ("JPEG", "PNG"):
+            options = {"quality": 95} if kind == "JPEG" else {}
+            np.testing.assert_array_equal(
+                pixels(encoded(photo(), kind, exif=exif, **options)), pixels(encoded(photo(), kind, **options))
+            )
+    data = encoded(photo(), pnginfo=raw_profile("not hexadecimal"))
+    np.testing.assert_array_equal(pixels(data), photo())
+
+
+def raw_profile(text):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n      14\n{text}\n")
+    return info
+
+
+def test_16_bit_grey_with_a_transparent_level_shows_white_there(encoded):
+    data = encoded(grey([[0, 1000, 65535, 1000]], np.uint16), transparency=1000)
+    assert pixels(data)[0, :, 0].tolist() == [0, 255, 255, 255]
+
+
+def test_formats_that_start_programs_or_are_no_pictures_are_not_opened(photo, encoded):
+    for data in (encoded(photo(), "EPS"), b"SIMPLE  =                    T" + bytes(3000)):
+        with pytest.raises(ImageError, match=r"^the image cannot be read as an image \(it is none of JPEG, PNG, "):
+            decode(data)
+
+
+def test_every_format_that_is_named_is_one_of_pillow():
+    from hashzoo.pictures.decode import FORMATS
+
+    Image.init()
+    assert set(FORMATS) - {"AVIF"} <= set(Image.OPEN)  # AVIF in wheels only
+
+
+def test_it_needs_no_torch(run_python):
+    code = (
+        "import sys, numpy as np; from hashzoo.pictures import fit, page, sources; from hashzoo.pictures.sources import folder;"
+        "from hashzoo.config import PreprocessConfig;"
+        "fit.prepare(np.zeros((4, 4, 3), np.uint8), PreprocessConfig(size=(8, 8)));"
+        "print([name for name in ('torch', 'torchvision', 'timm') if name in sys.modules])"
+    )
+    result = run_python(code)
+    assert result.stdout == "[]\n", result.stderr
