@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hashzoo.cli import app
 from hashzoo.errors import HashzooError, UnknownNameError
-from hashzoo.registry import discover, using
+from hashzoo.registry import Plugin, Registry, discover, using
 
 HOOK = "from hashzoo import hookimpl\n@hookimpl\ndef hashzoo_register_quantizers(register):\n"
 QUANTIZERS = """
@@ -100,6 +100,14 @@ def test_the_listing(installed):
         None,
         1,
     )
+
+
+def test_a_plugin_of_an_old_version_of_the_hooks_is_marked():
+    old = Plugin("old", "zoo-old", "1.0", notice="it is written for version 0 of the hooks")
+    with using(Registry([old])):
+        assert "zoo-old 1.0: it is written for version 0 of the hooks" in run("plugins")
+        (plugin,) = json.loads(run("plugins", "--json"))["plugins"]
+        assert plugin["notice"] == old.notice
 
 
 def test_methods():

@@ -31,6 +31,7 @@ def plugins(as_json: Json = False) -> None:
                 "package": plugin.distribution,
                 "version": plugin.version,
                 "api": plugin.api,
+                "notice": plugin.notice,
                 "error": plugin.error,
                 "where": plugin.where,
                 "components": [
@@ -51,6 +52,8 @@ def plugins(as_json: Json = False) -> None:
         if plugin.error:
             say(f"{plugin.distribution} {plugin.version} is broken: {plugin.error}", fg="red")
             say(f"  fix {plugin.where}", fg="red")
+        if plugin.notice:
+            say(f"{plugin.distribution} {plugin.version}: {plugin.notice}", fg="yellow")
     for clash in clashes:
         say(
             f"{clash['kind']} {clash['name']!r} is registered by {' and '.join(clash['packages'])}: "
