@@ -13,7 +13,7 @@ import numpy as np
 
 from hashzoo.bench.search import machine
 from hashzoo.codes import Codes
-from hashzoo.index import parts
+from hashzoo.index import folder as folders
 
 OPEN = """
 import pathlib, re, sys, time
@@ -34,7 +34,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(8):
-            parts.append(folder, Codes(rng.integers(256, size=(1_250_000, 8), dtype=np.uint8), 64, "demo"))
+            folders.append(folder, Codes(rng.integers(256, size=(1_250_000, 8), dtype=np.uint8), 64, "demo"))
         runs = []
         for _ in range(5):
             done = subprocess.run([sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True)

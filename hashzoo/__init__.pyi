@@ -28,6 +28,7 @@ from hashzoo.hookspecs import hookimpl as hookimpl
 from hashzoo.index import Hits as Hits
 from hashzoo.index import Index as Index
 from hashzoo.index import RangeHits as RangeHits
+from hashzoo.ingest import build_index as build_index
 from hashzoo.network import HashNetwork as HashNetwork
 from hashzoo.pretrained import HashModel as HashModel
 from hashzoo.pretrained import create_model as create_model

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hashzoo.cli.output import print_table, say
-from hashzoo.cli.search import FOR_PICTURES, make_index, scan
 from hashzoo.machine import local_data
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def demo(
     """
     import hashzoo
     from hashzoo.files import write_text
+    from hashzoo.ingest import FOR_PICTURES
     from hashzoo.pictures.page import render
 
     out.mkdir(parents=True, exist_ok=True)
@@ -96,13 +96,12 @@ def _classes(published: Any, row: int) -> str:
 
 def _within_folder(model: Any, folder: Path, out: Path, k: int) -> tuple[str, list[Group]]:
     """Index a folder and show each picture's nearest others."""
-    from hashzoo import Index
+    from hashzoo.ingest import build_index
     from hashzoo.pictures.page import Group, Neighbour, thumbnail
 
     key = f"{model.name} {folder.resolve()}"  # an index for each
     place = out / f"index-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    make_index(model, scan(folder), place)
-    index = Index.open(place)
+    index = build_index(folder, place, model)
     shown = min(len(index), 200)  # a page of more pictures is no use
     hits = index.search(index.codes[:shown], k=k + 1)  # a picture finds itself as well
     paths = index.paths

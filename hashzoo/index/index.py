@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hashzoo.codes import Codes
-from hashzoo.errors import CodesError, require_extra
-from hashzoo.index import parts
+from hashzoo.errors import CodesError
+from hashzoo.index import exports, folder, parts, state
+from hashzoo.index.hits import Hits, PathsOfRows, RangeHits
+from hashzoo.index.manifest import Maker
+from hashzoo.index.rows import Rows, paths_of
+from hashzoo.index.segments import Segments, need_hits
 from hashzoo.machine import need_memory
-from hashzoo.search import HeldCodes, hold
+from hashzoo.precision import Precision
 
 if TYPE_CHECKING:
     import faiss
-    import pyarrow as pa
 
-
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """The nearest items of each query, ascending by (distance, id); `hits[q]` and `hits[q:r]` are `Hits` of fewer queries.
-
-    Args:
-        distances: uint16 (Q, k), Hamming distances in bits.
-        ids: int64 (Q, k).
-        paths: object (Q, k) of str or None, where the index has paths; else None.
-    """
-
-    distances: NDArray[np.uint16]
-    ids: NDArray[np.int64]
-    paths: NDArray[np.object_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, query: int | slice) -> Hits:
-        paths = None if self.paths is None else np.atleast_2d(self.paths[query])
-        return Hits(np.atleast_2d(self.distances[query]), np.atleast_2d(self.ids[query]), paths)
-
-
-@dataclass(frozen=True, eq=False)
-class RangeHits:
-    """The items within some distance of each query: as many as there are, ascending by (distance, id).
-
-    Query q has those from `offsets[q]` to `offsets[q + 1]`; `hits[q]` is a `Hits` of one row with them.
-
-    Args:
-        offsets: int64 (Q + 1,).
-        distances: uint16 (H,), Hamming distances in bits of the hits of all queries.
-        ids: int64 (H,).
-        paths: object (H,) of str or None, where the index has paths; else None.
-    """
-
-    offsets: NDArray[np.int64]
-    distances: NDArray[np.uint16]
-    ids: NDArray[np.int64]
-    paths: NDArray[np.object_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, query: int) -> Hits:
-        query = range(len(self))[query]
-        here = slice(self.offsets[query], self.offsets[query + 1])
-        return Hits(
-            self.distances[None, here], self.ids[None, here], None if self.paths is None else self.paths[None, here]
-        )
+SAVED_ROWS = 1 << 22  # of a part that `save` writes
 
 
 class Index:
@@ -78,13 +32,10 @@ class Index:
 
     Args:
         codes: N codes; they say how long the codes are and which model made them.
-        ids: N different int64 numbers; 0 to N-1 if left out.
-        paths: N strings (or None) that say where each item is.
+        ids: N different int64 numbers; 0 to N-1 if left out, which take no memory.
+        paths: N of str, bytes or None that say where each item is.
         device: "cpu", or "cuda" (also "cuda:1") to keep the codes on that GPU and search there.
-        preprocess: hash of the preprocessing that the codes were made with; kept in the folder that `save` writes.
-
-    Attributes:
-        ids: int64 (N,), ascending; paths and codes are in the same order.
+        preprocess: id of the preprocessing that the codes were made with; kept in the folder that `save` writes.
 
     Raises:
         CodesError: ids or paths do not fit the codes, the device is not there, or there is not enough memory.
@@ -101,71 +52,150 @@ class Index:
         self,
         codes: Codes,
         ids: ArrayLike | None = None,
-        paths: Sequence[str | None] | NDArray[Any] | None = None,
+        paths: Sequence[Any] | NDArray[Any] | None = None,
         device: str = "cpu",
         preprocess: str = "",
     ) -> None:
-        rows = np.arange(len(codes)) if ids is None else parts.check_ids(ids, len(codes))
-        where, files = parts.check_paths(paths, len(codes)), {}
-        if where is not None:
-            import pyarrow as pa
-
-            files["paths"] = pa.chunked_array([pa.array(where, pa.string())])
-        self._fill(parts.Maker.of(codes, preprocess), rows, files, [codes.packed], device)
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise CodesError(f"An index is kept on device 'cpu' or 'cuda', not {device!r}.")
+        self._maker, self.device = Maker.of(codes, preprocess), device
+        self.roots: dict[str, str] = {}
+        self._ids: range | NDArray[np.int64] = range(0)
+        self._rows = Rows([], have_paths=False)
+        self._codes = Segments(codes.bits, device)
+        self._gone: NDArray[np.bool_] | None = None  # rows that were removed
+        self._extend(self._new_ids(ids, len(codes)), _rows(len(codes), paths), [codes.packed])
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Index:
-        """Read the index that `save`, `parts.append` or `hashzoo index` wrote to `folder`.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        roots: Mapping[str, str | os.PathLike[str]] | None = None,
+    ) -> Index:
+        """Read the index that `save`, `hashzoo.index.folder.append` or `hashzoo index` wrote to a folder.
+
+        Paths stay on disk until a hit asks for one.
+
+        Args:
+            path: of the folder.
+            device: as in the class.
+            roots: where the named roots of the paths are now, such as {"nas": "/mnt/nas"}; those that are left out are
+                where they were when the index was written.
 
         Raises:
-            CodesError: the folder holds no index, or a part of it cannot be read or does not belong to the others.
+            CodesError: the folder holds no index, a part of it cannot be read or does not belong to the others, or it has
+                no such root.
         """
-        index = cls.__new__(cls)
 
-        def read() -> None:
-            found = parts.contents(folder)
-            index._fill(found.maker, found.ids, found.files, found.batches(), device)
+        def read() -> Index:
+            found = state.contents(path)
+            maker = found.maker
+            empty = Codes(np.empty((0, maker.width), np.uint8), maker.bits, maker.model, maker.weights, maker.precision)
+            index = cls(empty, device=device, preprocess=maker.preprocess)
+            index.roots = _placed(dict(found.manifest.roots), roots or {}, path)
+            index._extend(found.ids, found.rows, found.batches())
+            return index
 
-        parts.steady(folder, read)
-        return index
+        return state.steady(path, read)
 
-    def _fill(
-        self,
-        maker: parts.Maker,
-        ids: NDArray[np.int64],
-        files: dict[str, pa.ChunkedArray],
-        batches: Iterable[NDArray[np.uint8]],
-        device: str,
+    def _new_ids(self, ids: ArrayLike | None, count: int) -> range | NDArray[np.int64]:
+        """Check the ids of new items, or make them."""
+        if ids is None:
+            start = max(0, int(self._ids[-1]) + 1) if len(self._ids) else 0
+            return range(start, start + count)
+        fresh = parts.check_ids(ids, count)
+        if count and len(self._ids):
+            again = fresh[self._places(fresh) >= 0]
+            if again.size:
+                raise CodesError(f"The index already has id {again[0]}; give new items ids of their own.")
+        return fresh
+
+    def _extend(self, ids: range | NDArray[np.int64], rows: Rows, batches: Iterable[NDArray[np.uint8]]) -> None:
+        """Take in packed codes, batches of uint8 (n, ceil(K/8)) in the order of `ids`."""
+        follow = isinstance(ids, range) or parts.ascending(ids)
+        behind = not len(ids) or not len(self._ids) or ids[0] > self._ids[-1]
+        size, width = len(ids), self._maker.width
+        copies = 1 if follow and behind else 2
+        need_memory(copies * size * width, f"An index of {size:,} codes of {self.bits} bits", "index fewer of them")
+        if not (follow and behind):  # in rows sorted by id, ties by row are ties by id
+            everything = np.concatenate([self._codes.packed(), *batches])
+            new = np.concatenate([np.asarray(self._ids, np.int64), np.asarray(ids, np.int64)])
+            keep = np.flatnonzero(np.append(self._alive(), np.ones(size, dtype=bool)))
+            order = keep[np.argsort(new[keep])]
+            known = self._rows + rows
+            rows = Rows.of_table(known.take(order)) if known.have_paths else Rows.unknown(len(order))
+            self._codes = Segments(self.bits, self.device).extend([everything[order]], len(order))
+            self._ids, self._rows, self._gone = _joined(range(0), new[order]), rows, None
+        else:
+            self._codes = self._codes.extend(batches, size)
+            self._ids, self._rows = _joined(self._ids, ids), self._rows + rows
+            if self._gone is not None:
+                self._gone = np.append(self._gone, np.zeros(size, dtype=bool))
+
+    def add(
+        self, codes: Codes, ids: ArrayLike | None = None, paths: Sequence[Any] | NDArray[Any] | None = None
     ) -> None:
-        """Take in packed codes, batches of uint8 (n, ceil(K/8)) in the order of `ids`, and put them in order of id."""
-        self.model, self.bits, self.preprocess, self.weights, self.precision = maker
-        self.device, self.ids, self._files = device, ids, files
-        size, width = len(ids), -(-maker.bits // 8)
-        in_order = parts.ascending(ids)  # in rows sorted by id, ties by row are ties by id
-        copies = 1 if in_order else 2
-        need_memory(copies * size * width, f"An index of {size:,} codes of {maker.bits} bits", "index fewer of them")
-        if not in_order:
-            packed, done = np.empty((size, width), dtype=np.uint8), 0
-            for batch in batches:
-                packed[done : done + len(batch)] = batch
-                done += len(batch)
-            order = np.argsort(ids)
-            batches, self.ids = [packed[order]], ids[order]
-            self._files = {name: column.take(order) for name, column in files.items()}
-        self._codes: HeldCodes = hold(batches, size, maker.bits, device)
+        """Add N more codes to the index in memory; a folder it was opened from stays as it is.
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index as one Parquet part into `folder`, with all it knows of its files; the folder is made if missing.
+        Ids above all that are there are the quick case: others are sorted in among them, which copies all codes.
+
+        Args:
+            codes: of the model and length of those that are there.
+            ids: N int64 numbers that the index does not have; if left out, they go on after its highest.
+            paths: N of str, bytes or None.
 
         Raises:
-            CodesError: `folder` already holds an index.
+            CodesError: codes, ids or paths do not fit; then nothing is added.
+
+        >>> index = Index(Codes.from_bits(np.eye(3, 8, dtype=bool)))
+        >>> index.add(Codes.from_bits(np.eye(1, 8, dtype=bool)))
+        >>> index.search(Codes.from_bits(np.eye(1, 8, dtype=bool)), k=2).ids
+        array([[0, 3]])
         """
-        if parts.parts(folder):
-            raise CodesError(
-                f"{folder} already holds an index; save to a new folder, or add the codes to it with "
-                "hashzoo.index.parts.append."
-            )
-        parts.append(folder, self.codes, self.ids, preprocess=self.preprocess, **self._files)
+        maker = Maker.of(codes, self.preprocess)
+        if not self._maker.fits(maker):
+            raise CodesError(f"The index holds {self._maker}, but these are {maker}; keep each in an index of its own.")
+        rows = _rows(len(codes), paths)
+        self._extend(self._new_ids(ids, len(codes)), rows, [codes.packed])
+        self._maker = self._maker.joined(maker)
+
+    def remove(self, ids: ArrayLike) -> None:
+        """Take the items with these ids out of the index in memory; a folder it was opened from stays as it is.
+
+        Their codes are not found any more; the memory that they take is free when the index is saved and opened again.
+
+        Raises:
+            CodesError: the index does not have one of the ids; then nothing is removed.
+
+        >>> index = Index(Codes.from_bits(np.eye(3, 8, dtype=bool)))
+        >>> index.remove([1])
+        >>> index.ids
+        array([0, 2])
+        """
+        wanted = _whole(ids)
+        places = self._places(wanted)
+        if (places < 0).any():
+            raise CodesError(f"The index has no item with id {wanted[places < 0][0]}; nothing was removed.")
+        gone = np.zeros(len(self._ids), dtype=bool) if self._gone is None else self._gone.copy()
+        gone[places] = True
+        self._gone = gone if gone.any() else None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index into a folder, with all it knows of its files; the folder is made if missing.
+
+        Raises:
+            CodesError: the folder already holds an index.
+        """
+
+        def pieces() -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], Any]]:
+            kept = np.flatnonzero(self._alive())
+            ids, packed = np.asarray(self.ids), self.codes.packed
+            for start in range(0, len(kept) or 1, SAVED_ROWS):
+                some = slice(start, start + SAVED_ROWS)
+                yield ids[some], packed[some], self._rows.take(kept[some])
+
+        folder.create(path, self._maker, pieces(), self.roots)
 
     @overload
     def search(
@@ -223,18 +253,18 @@ class Index:
                 raise CodesError(f"{name} is a whole number from {least}, not {value!r}.")
         keep = self._filter(allow, deny)
         if k is None and max_distance is not None:
-            return self._range(*self._codes.within(query.packed, int(max_distance), keep, _need_hits))
-        k = min(10 if k is None else int(k), len(self) if keep is None else int(keep.sum()))
-        _need_hits(len(query) * k)
+            return self._range(*self._codes.within(query.packed, int(max_distance), keep))
+        k = min(10 if k is None else int(k), len(self._ids) if keep is None else int(keep.sum()))
+        need_hits(len(query) * k)
         distances, rows = self._codes.top_k(query.packed, max(k, 1), keep)
         if max_distance is None:
-            return Hits(distances, self.ids[rows], self._paths_of(rows))
+            return Hits(distances, self._ids_of(rows), self._paths_of(rows))
         near = distances <= max_distance
         offsets = np.concatenate([[0], np.cumsum(near.sum(axis=1))]).astype(np.int64)
         return self._range(offsets, distances[near], rows[near])
 
     def _range(self, offsets: NDArray[np.int64], distances: NDArray[np.uint16], rows: NDArray[np.int64]) -> RangeHits:
-        return RangeHits(offsets, distances, self.ids[rows], self._paths_of(rows))
+        return RangeHits(offsets, distances, self._ids_of(rows), self._paths_of(rows))
 
     def _check_query(self, query: Codes) -> None:
         if not isinstance(query, Codes):
@@ -263,47 +293,45 @@ class Index:
     def _filter(self, allow: ArrayLike | None, deny: ArrayLike | None) -> NDArray[np.bool_] | None:
         """Say which rows may be found, bool (N,); None where all may."""
         if allow is None and deny is None:
-            return None
-        keep = np.ones(len(self), dtype=bool) if allow is None else self._has(allow)
-        return keep if deny is None else keep & ~self._has(deny)
+            return None if self._gone is None else ~self._gone
+        keep = self._alive()
+        if allow is not None:
+            keep &= self._has(allow)
+        if deny is not None:
+            keep &= ~self._has(deny)
+        return keep
 
     def _has(self, ids: ArrayLike) -> NDArray[np.bool_]:
         """Mark the rows, bool (N,), whose id is among `ids`."""
-        wanted = np.asarray(ids).ravel()
-        if wanted.size and wanted.dtype.kind not in "iu":
-            raise CodesError(f"Ids are whole numbers, not {wanted.dtype}.")
-        marks = np.zeros(len(self), dtype=bool)
-        if len(self):
-            rows = np.minimum(np.searchsorted(self.ids, wanted), len(self) - 1)
-            marks[rows[self.ids[rows] == wanted]] = True
+        places, marks = self._places(_whole(ids)), np.zeros(len(self._ids), dtype=bool)
+        marks[places[places >= 0]] = True
         return marks
 
-    def _paths_of(self, rows: NDArray[np.int64]) -> NDArray[np.object_] | None:
-        if "paths" not in self._files:
+    def _places(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """Find the row of each id, -1 where the index has it not."""
+        if not len(self._ids):
+            return np.full(ids.shape, -1)
+        if isinstance(self._ids, range):
+            inside = (ids >= self._ids.start) & (ids < self._ids.stop)
+            rows = np.where(inside, ids, self._ids.start).astype(np.int64) - self._ids.start
+        else:
+            rows = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+            inside = self._ids[rows] == ids
+        if self._gone is not None:
+            inside = inside & ~self._gone[rows]
+        return np.where(inside, rows, -1)
+
+    def _alive(self) -> NDArray[np.bool_]:
+        """Mark the rows, bool (N,), that were not removed."""
+        return np.ones(len(self._ids), dtype=bool) if self._gone is None else ~self._gone
+
+    def _ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows + self._ids.start if isinstance(self._ids, range) else self._ids[rows]
+
+    def _paths_of(self, rows: NDArray[np.int64]) -> PathsOfRows | None:
+        if not self._rows.have_paths:
             return None
-        found = np.empty(rows.size, dtype=object)
-        found[:] = self._files["paths"].take(rows.ravel()).to_pylist()
-        return found.reshape(rows.shape)
-
-    def remove(self, ids: ArrayLike) -> None:
-        """Take the items with these ids out of the index in memory; a folder it was opened from stays as it is.
-
-        Raises:
-            CodesError: the index does not have one of the ids; then nothing is removed.
-
-        >>> index = Index(Codes.from_bits(np.eye(3, 8, dtype=bool)))
-        >>> index.remove([1])
-        >>> index.ids
-        array([0, 2])
-        """
-        wanted = np.asarray(ids).ravel()
-        missing = wanted[~np.isin(wanted, self.ids)]
-        if missing.size:
-            raise CodesError(f"The index has no item with id {missing[0]}; nothing was removed.")
-        keep = np.flatnonzero(~self._has(wanted))
-        codes, files = self.codes, {name: column.take(keep) for name, column in self._files.items()}
-        maker = parts.Maker.of(codes, self.preprocess)
-        self._fill(maker, self.ids[keep], files, [codes.packed[keep]], self.device)
+        return PathsOfRows(functools.partial(_look_up, self._rows, dict(self.roots)), rows)
 
     def to_faiss(self) -> faiss.IndexBinary:
         """Copy the index to FAISS: an `IndexBinaryFlat`, within an `IndexBinaryIDMap2` unless the ids are 0 to N-1.
@@ -317,17 +345,7 @@ class Index:
         >>> index.to_faiss().search(index.codes.packed[:1], 2)
         (array([[0, 2]], dtype=int32), array([[5, 6]]))
         """
-        faiss = _faiss()
-        packed = self.codes.packed
-        flat = faiss.IndexBinaryFlat(8 * packed.shape[1])
-        if np.array_equal(self.ids, np.arange(len(self))):
-            flat.add(packed)
-            return flat
-        mapped = faiss.IndexBinaryIDMap2(flat)
-        mapped.add_with_ids(packed, self.ids)
-        flat.this.disown()  # the map keeps it alive
-        mapped.own_fields = True
-        return mapped
+        return exports.to_faiss(self.codes, self.ids)
 
     @classmethod
     def from_faiss(
@@ -348,44 +366,94 @@ class Index:
         >>> Index.from_faiss(index.to_faiss(), bits=12).codes == index.codes
         True
         """
-        faiss = _faiss()
-        ids, flat = None, faiss.downcast_IndexBinary(index)
-        if isinstance(flat, faiss.IndexBinaryIDMap | faiss.IndexBinaryIDMap2):
-            ids, flat = faiss.vector_to_array(flat.id_map), faiss.downcast_IndexBinary(flat.index)
-        if not isinstance(flat, faiss.IndexBinaryFlat):
-            raise CodesError(
-                f"A {type(flat).__name__} does not hand out its codes in order; give an IndexBinaryFlat, alone or in an "
-                "IndexBinaryIDMap."
-            )
-        packed = faiss.vector_to_array(flat.xb).reshape(flat.ntotal, flat.code_size)
-        return cls(Codes(packed, flat.d if bits is None else bits, model), ids, device=device)
+        codes, ids = exports.from_faiss(index, bits, model)
+        return cls(codes, ids, device=device)
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that made the codes."""
+        return self._maker.model
+
+    @property
+    def bits(self) -> int:
+        """K."""
+        return self._maker.bits
+
+    @property
+    def weights(self) -> str | None:
+        """Which weights of that name, the first 16 digits of their file's sha256."""
+        return self._maker.weights
+
+    @property
+    def precision(self) -> Precision | None:
+        """What the network ran in."""
+        return self._maker.precision
+
+    @property
+    def preprocess(self) -> str:
+        """Id of the preprocessing."""
+        return self._maker.preprocess
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Copy the ids: int64 (N,), ascending; `paths` and `codes` are in the same order."""
+        ids = np.arange(self._ids.start, self._ids.stop) if isinstance(self._ids, range) else self._ids.copy()
+        return ids if self._gone is None else ids[~self._gone]
 
     @property
     def codes(self) -> Codes:
         """The N codes in the order of `ids`, copied from the device."""
-        return Codes(self._codes.packed(), self.bits, self.model, self.weights, self.precision)
+        packed = self._codes.packed()
+        if self._gone is not None:
+            packed = packed[~self._gone]
+        return Codes(packed, self.bits, self.model, self.weights, self.precision)
 
     @property
     def paths(self) -> NDArray[np.object_] | None:
-        """Where the items are, object (N,) of str or None; None where there are no paths."""
-        return self._paths_of(np.arange(len(self)))
+        """Where the items are, object (N,) of str or None, read from disk; None where there are no paths."""
+        found = self._paths_of(np.flatnonzero(self._alive()))
+        return None if found is None else found.read()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids) - (0 if self._gone is None else int(self._gone.sum()))
 
     def __repr__(self) -> str:
         return f"Index({len(self)} x {self.bits} bits, model={self.model!r}, device={self.device!r})"
 
 
-def _need_hits(hits: int) -> None:
-    """Refuse an answer that does not fit in memory: for each hit a distance, a row, an id and a copy of the three."""
-    need_memory(
-        36 * hits, f"The answer of {hits:,} hits", "ask for fewer (k, max_distance) or search fewer queries at a time"
-    )
+def _rows(count: int, paths: Sequence[Any] | NDArray[Any] | None) -> Rows:
+    return Rows.unknown(count) if paths is None else Rows.of_table(parts.facts_table(count, paths))
 
 
-def _faiss() -> Any:
-    require_extra("export", "faiss")
-    import faiss
+def _look_up(rows: Rows, roots: dict[str, str], some: NDArray[np.int64]) -> NDArray[np.object_]:
+    return paths_of(rows.take(some), roots)
 
-    return faiss
+
+def _joined(first: range | NDArray[np.int64], second: range | NDArray[np.int64]) -> range | NDArray[np.int64]:
+    """Put ids that follow each other together, as a range where they are one."""
+    both = [ids for ids in (first, second) if len(ids)]
+    if not both:
+        return range(0)
+    low, high = int(both[0][0]), int(both[-1][-1])
+    if high - low + 1 == len(first) + len(second):
+        return range(low, high + 1)
+    return np.concatenate([np.asarray(ids, np.int64) for ids in both])
+
+
+def _placed(
+    roots: dict[str, str], given: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]
+) -> dict[str, str]:
+    """Say where roots are now."""
+    for name, place in given.items():
+        if name not in roots:
+            known = ", ".join(map(repr, roots)) or "none"
+            raise CodesError(f"{os.fspath(path)} has no root {name!r}; it has {known}.")
+        roots[name] = os.fspath(place)
+    return roots
+
+
+def _whole(ids: ArrayLike) -> NDArray[Any]:
+    wanted = np.asarray(ids).ravel()
+    if wanted.size and wanted.dtype.kind not in "iu":
+        raise CodesError(f"Ids are whole numbers, not {wanted.dtype}.")
+    return wanted

@@ -11,7 +11,7 @@ import torch
 
 from hashzoo.codes import Codes
 from hashzoo.errors import CodesError
-from hashzoo.index import Index, RangeHits, parts
+from hashzoo.index import Index, RangeHits, folder, state
 
 cuda = torch.cuda.is_available()
 DEVICES = [
@@ -137,12 +137,12 @@ def test_save_and_open(device, tmp_path):
     assert opened.ids.tolist() == index.ids.tolist()
     assert opened.paths.tolist() == index.paths.tolist()
     assert (opened.preprocess, opened.device) == ("abc", device)
-    assert [path.name for path in (tmp_path / "a" / "index").glob("[!.]*")] == ["part-00000.parquet"]
+    assert [path.name for path in (tmp_path / "a" / "index").glob("*.parquet")] == ["part-00000.parquet"]
 
 
 def test_save_overwrites_nothing(tmp_path):
     Index(make(3, 12)).save(tmp_path)
-    with pytest.raises(CodesError, match=r"already holds an index; save to a new folder, or .*parts\.append"):
+    with pytest.raises(CodesError, match=r"already holds an index; save to a new folder, or .*folder\.append"):
         Index(make(5, 12)).save(tmp_path)
     assert len(Index.open(tmp_path)) == 3
 
@@ -316,17 +316,17 @@ def test_a_query_of_another_precision_is_warned_of(tmp_path):
 
 
 def test_save_keeps_what_is_known_of_the_files(tmp_path):
-    codes, maker = make(6, 12), parts.Maker("demo", 12, "", None)
+    codes = make(6, 12)
     ids = [5, 0, 3, 1, 4, 2]
-    parts.append(tmp_path / "a", codes[:4], ids[:4], list("fadb"), "", [15, 10, 13, 11], [-5, 0, 2**62, 1])
-    parts.append(tmp_path / "a", codes[4:], ids[4:])
+    folder.append(tmp_path / "a", codes[:4], ids[:4], list("fadb"), "", [15, 10, 13, 11], [-5, 0, 2**62, 1])
+    folder.append(tmp_path / "a", codes[4:], ids[4:])
     index = Index.open(tmp_path / "a")
     index.save(tmp_path / "b")
-    known = [(0, "a", 10, 0), (1, "b", 11, 1), (2, None, None, None), (3, "d", 13, 2**62), (4, None, None, None)]
-    rows = parts.sources(tmp_path / "b", maker).to_pylist()
-    assert [tuple(row.values()) for row in rows] == [*known, (5, "f", 15, -5)]
+    known = [(0, b"a", 10, 0), (1, b"b", 11, 1), (2, None, None, None), (3, b"d", 13, 2**62), (4, None, None, None)]
+    rows = state.sources(tmp_path / "b").drop("root").to_pylist()
+    assert [(*row.values(),) for row in rows] == [*known, (5, b"f", 15, -5)]
     assert Index.open(tmp_path / "b").codes == index.codes
     index.remove([1, 5])
     index.save(tmp_path / "c")
-    rows = parts.sources(tmp_path / "c", maker).to_pylist()
+    rows = state.sources(tmp_path / "c").drop("root").to_pylist()
     assert [tuple(row.values()) for row in rows] == [known[0], *known[2:]]

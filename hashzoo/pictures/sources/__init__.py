@@ -17,15 +17,22 @@ class Source(Protocol):
     """The pictures of one place."""
 
     @property
-    def files(self) -> dict[str, tuple[int, int]]:
-        """Size in bytes and mtime in nanoseconds of each picture, by its path, in order; they tell whether it has changed."""
+    def folder(self) -> Path:
+        """The folder that they are in, as an absolute path."""
 
     @property
-    def not_utf8(self) -> list[str]:
-        """Paths that are not UTF-8, which Parquet cannot hold; they are not among `files`."""
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Size in bytes and mtime in nanoseconds of each picture, by its path, in order; they tell whether it has changed.
+
+        A path may be any bytes, as `os.fsdecode` gives them.
+        """
+
+    @property
+    def closed(self) -> dict[str, str]:
+        """Places within that could not be looked at, each with the reason."""
 
     def holds(self, path: str) -> bool:
-        """Whether a path is of this place: one that is not among `files` any more has vanished from it."""
+        """Whether a path is of this place and could be looked at: one that is not among `files` any more has vanished from it."""
 
     def picture(self, path: str) -> PictureLike:
         """Give what `hashzoo.pictures.decode` takes for a path of `files`."""
