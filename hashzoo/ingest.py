@@ -379,6 +379,7 @@ def reencode(
         before, beside = state.some_state(out), out / ".reencode"
         if before.maker.fits(maker):
             shutil.rmtree(beside, ignore_errors=True)
+            report(Progress(there=sum(part.rows for part in before.parts)))
             return _open(out, roots)
         pictures = _pictures_of(out, {**before.roots, **(roots or {})})
         begun = manifests.read(beside)
