@@ -17,7 +17,7 @@ def test_a_folder_is_scanned_with_its_subfolders(tmp_path, photo, encoded):
     found = sources.scan(tmp_path)
     assert list(found.files) == [str(tmp_path / "b.PNG"), str(tmp_path / "sub" / "deep" / "a.jpg")]
     assert found.files[str(tmp_path / "b.PNG")] == (len(data), 7)
-    assert found.not_utf8 == []
+    assert found.closed == {}
     for path in found.files:
         assert (decode(found.picture(path)) == photo()).all()
 
@@ -30,13 +30,13 @@ def test_what_a_folder_holds(tmp_path, photo, encoded):
     assert not found.holds(str(tmp_path / "ab" / "gone.png"))
 
 
-def test_names_that_are_not_utf8_are_apart(tmp_path, photo, encoded):
+def test_names_that_are_not_utf8_are_found(tmp_path, photo, encoded):
     try:
         (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(encoded(photo()))
     except OSError:
         pytest.skip("this file system takes only names in UTF-8")
     found = sources.scan(tmp_path)
-    assert (list(found.files), len(found.not_utf8)) == ([], 1)
+    assert [os.fsencode(path).rpartition(b"/")[2] for path in found.files] == [b"\xff.png"]
 
 
 def test_no_folder_and_no_picture(tmp_path):
