@@ -17,11 +17,11 @@ from hashzoo.errors import ConfigError, DataError, WeightsError
 from hashzoo.evaluation import run_protocol
 from hashzoo.files import write_text
 from hashzoo.pictures.decode import decode
+from hashzoo.pretrained import open_model
 from hashzoo.release import record
 from hashzoo.release.record import read_record
 from hashzoo.release.table import page, read_entries
 from hashzoo.training import make_recipe, run_recipe
-from hashzoo.zoo.folder import open_folder
 from hashzoo.zoo.results import Repeat, Results
 
 SPLITS = {"dataset": "cifar10", "summary": "", "query": "split:test", "train": "split:train", "database": "split:train"}
@@ -210,7 +210,7 @@ def test_a_repeat_differs_in_its_seed_alone(run, tiny_pool, monkeypatch):
 def test_evaluate_takes_a_model_its_folder_or_its_name(run, tiny_pool, monkeypatch):
     folder = run("tiny")
     wanted = evaluate(folder, pool=tiny_pool)[0].model_dump(exclude={"seconds", "images_per_s"})
-    model = open_folder(folder)
+    model = open_model(folder)
     monkeypatch.setenv("HASHZOO_PATH", str(folder.parent))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for it in (model, folder, f"local-dir:{folder}", folder.name):

@@ -21,7 +21,7 @@ from hashzoo.data import Protocol, make_lists, protocols
 from hashzoo.errors import ConfigError, DataError, PluginError, UnknownNameError
 from hashzoo.evaluation import encode_protocol, run_protocol
 from hashzoo.metrics import cosine_map
-from hashzoo.pretrained import open_model as open_folder
+from hashzoo.pretrained import open_model
 from hashzoo.registry import Component, Plugin, Registry, discover, registry, using
 from hashzoo.release.record import read_record, write_results
 from hashzoo.training import Recipe, loop, make_recipe, read_recipe, run_recipe, train
@@ -82,7 +82,7 @@ def test_a_run_and_its_seed(run, tiny_pool):
     assert set(rows[0]) == {"epoch", "seconds", "pair", "class", "balance"}
     folder = one / make().name
     assert read_recipe(folder / "recipe.toml") == read_recipe(one / "recipe.toml") == make()
-    model = open_folder(folder)
+    model = open_model(folder)
     assert (model.name, model.bits) == ("dsbh-cnn3-cifar10-12bit", 12)
     assert len(model.encode(tiny_pool.images[:3])) == 3
     assert not list(one.rglob("*.partial"))
@@ -120,7 +120,7 @@ def test_a_run_is_plain_gradient_descent(run, tiny_pool):
         logged.append({name: term.item() for name, term in terms.items()})
     for row, terms in zip(log(folder), logged, strict=True):
         assert {name: float(row[name]) for name in terms} == pytest.approx(terms, abs=1e-4)
-    for name, tensor in open_folder(folder / recipe.name).state_dict().items():
+    for name, tensor in open_model(folder / recipe.name).state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
@@ -519,7 +519,7 @@ def test_the_best_epoch_on_images_kept_aside(run, tiny_pool, monkeypatch, frozen
     train_list = make_lists(Protocol(**TINY), tiny_pool).train
     ours, aside = keep_aside(tiny_pool.labels, train_list, 1 / 3, recipe.seed)
     assert np.array_equal(loaded[0], ours) and len(aside) == 20
-    model = open_folder(folder / recipe.name)
+    model = open_model(folder / recipe.name)
     again = Validation.of(model, recipe, tiny_pool, aside)
     assert sorted(again.labels[::2]) == sorted(again.labels[1::2])  # each class in both halves
     assert again.mean_average_precision(model, frozen) == pytest.approx(max(rows), abs=0.02)  # stored as float16
@@ -548,7 +548,7 @@ def test_a_fold_leaves_the_plain_network(run, tiny_pool):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hashzoo.training.run.write_model", watched)
         folder = run("folded", recipe) / recipe.name
-    model = open_folder(folder)
+    model = open_model(folder)
     assert model.config.backbone.args == {"fc_features": 16, "dropout": 0.2, "batch_norm": False}
     assert not [module for module in model.modules() if "Norm" in type(module).__name__]
     batch = model.preprocess.normalise(tiny_pool.fitted(np.arange(8), model.preprocess))
@@ -624,7 +624,7 @@ def test_a_frozen_backbone_keeps_its_features(run, tiny_pool):
     recipe = make(**FROZEN)
     folder = run("frozen", recipe) / recipe.name
     assert recipe.frozen and not make().frozen
-    model = open_folder(folder)
+    model = open_model(folder)
     start, _ = build(recipe, tiny_pool)
     torch.manual_seed(recipe.seed)
     start, _ = build(recipe, tiny_pool)
@@ -675,10 +675,10 @@ def test_versions_of_a_frozen_backbones_images_are_changed(tiny_pool, monkeypatc
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 1.0], ids=["frozen", "whole"])
 def test_a_run_may_start_from_another_models_backbone(run, backbone_lr):
-    first = open_folder(run("first", make(seed=1)) / make().name)
+    first = open_model(run("first", make(seed=1)) / make().name)
     recipe = make(bits=24, backbone_lr=backbone_lr).model_copy(update={"init": f"local-dir:{first.folder}"})
     folder = run("second", recipe) / recipe.name
-    second, wanted = open_folder(folder), first.backbone.state_dict()
+    second, wanted = open_model(folder), first.backbone.state_dict()
     kept = [torch.equal(tensor, wanted[name]) for name, tensor in second.backbone.state_dict().items()]
     assert second.bits == 24 and all(kept) == recipe.frozen
     start = json.loads((folder / "results.json").read_text())["training"]["init"]
@@ -688,12 +688,12 @@ def test_a_run_may_start_from_another_models_backbone(run, backbone_lr):
 
 
 def test_a_head_on_anothers_backbone_is_stored_alone(run, tmp_path, monkeypatch, tiny_pool):
-    first = open_folder(run("first", make(seed=1)) / make().name)
+    first = open_model(run("first", make(seed=1)) / make().name)
     monkeypatch.setenv("HASHZOO_PATH", str(tmp_path / "first"))
     other = make(bits=24, **FROZEN)  # a name of the zoo, not a folder
     recipe = other.model_copy(update={"init": first.name, "name": "second"})
     folder = run("second", recipe) / "second"
-    second = open_folder(folder)
+    second = open_model(folder)
     assert set(load_file(folder / "model.safetensors")) == {"head.linear.weight", "head.linear.bias"}
     assert second.config.backbone_from.model_dump() == {
         "model": first.name, "weights_sha256": first.config.weights_sha256,
@@ -702,11 +702,11 @@ def test_a_head_on_anothers_backbone_is_stored_alone(run, tmp_path, monkeypatch,
         assert torch.equal(second.backbone.state_dict()[key], value)
     # the same backbone once more: it is that of the first, not of the one between
     monkeypatch.setenv("HASHZOO_PATH", os.pathsep.join([str(tmp_path / "first"), str(tmp_path / "second")]))
-    third = open_folder(run("third", recipe.model_copy(update={"init": "second", "name": "third"})) / "third")
+    third = open_model(run("third", recipe.model_copy(update={"init": "second", "name": "third"})) / "third")
     assert third.config.backbone_from == second.config.backbone_from
     # one that is trained on is stored whole
     whole = run("whole", make(bits=24).model_copy(update={"init": first.name, "name": "whole"})) / "whole"
-    assert open_folder(whole).config.backbone_from is None
+    assert open_model(whole).config.backbone_from is None
 
 
 def test_a_run_starts_only_from_what_fits_and_saw_no_query(run, tmp_path, monkeypatch):
@@ -804,7 +804,7 @@ def closed_form(recipe):
 def test_a_head_in_closed_form(run, tiny_pool, mean_head):
     recipe = closed_form(make(head={"name": "mean"}))
     folder = run("closed", recipe) / recipe.name
-    model = open_folder(folder)
+    model = open_model(folder)
     train_list = make_lists(protocols._protocols()["tiny"], tiny_pool).train
     with torch.no_grad():
         wanted = model.backbone(model.preprocess([tiny_pool.images[row] for row in train_list])).mean(0)
@@ -956,7 +956,7 @@ def test_two_processes_train_as_one(tmp_path, run, tiny_pool, frozen):
     for mine, theirs in zip(log(one), log(two), strict=True):
         for term in ("pair", "class", "balance"):
             assert float(theirs[term]) == pytest.approx(float(mine[term]), abs=2e-4), term
-    expected, made = (open_folder(folder / recipe.name).state_dict() for folder in (one, two))
+    expected, made = (open_model(folder / recipe.name).state_dict() for folder in (one, two))
     for name, tensor in expected.items():
         torch.testing.assert_close(made[name], tensor, atol=2e-3, rtol=1e-2, msg=name)
     facts = json.loads((two / recipe.name / "results.json").read_text())["training"]
