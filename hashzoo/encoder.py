@@ -1,10 +1,11 @@
-"""The one way from pictures to codes: decode ahead, fit, batch, run, and report what could not be read.
+"""The one way from pictures to codes: decode, fit, batch, run, and report what could not be read.
 
 It asks an `Encoder` (hashzoo.hookspecs) for codes and knows nothing of torch, so whatever runs the network is behind it.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from PIL import Image
 from hashzoo.codes import Codes, pack
 from hashzoo.errors import ImageError
 from hashzoo.hookspecs import Encoder
+from hashzoo.machine import run_all
 from hashzoo.pictures.decode import PictureLike
 from hashzoo.pictures.fit import prepare
 
@@ -72,18 +74,39 @@ def _batches(
     while chunk := list(itertools.islice(numbered, batch_size)):
         fitted: list[NDArray[np.uint8]] = []
         positions: list[int] = []
-        for position, picture in chunk:
-            try:
-                fitted.append(prepare(_array_of(picture) if _is_tensor(picture) else picture, encoder.preprocess))
-                positions.append(position)
-            except ImageError as error:
+        for (position, _), result in zip(chunk, _prepare([picture for _, picture in chunk], encoder), strict=True):
+            if isinstance(result, ImageError):
                 if on_error == "raise":
-                    raise
+                    raise result
                 if callable(on_error):
-                    error.position = position
-                    on_error(error)
+                    result.position = position
+                    on_error(result)
+            else:
+                fitted.append(result)
+                positions.append(position)
         if fitted:
             yield positions, encoder.run(np.stack(fitted))
+
+
+def _prepare(pictures: list[Picture], encoder: Encoder) -> list[NDArray[np.uint8] | ImageError]:
+    """Decode and fit pictures, those from files and bytes on all cores; what cannot be read leaves its error."""
+    results: list[Any] = [None] * len(pictures)
+
+    def prepare_one(place: int) -> None:
+        picture = pictures[place]
+        try:
+            results[place] = prepare(_array_of(picture) if _is_tensor(picture) else picture, encoder.preprocess)
+        except ImageError as error:
+            results[place] = error
+
+    apart = [
+        isinstance(picture, str | os.PathLike | bytes) for picture in pictures
+    ]  # no two threads share what they read
+    run_all([functools.partial(prepare_one, place) for place, alone in enumerate(apart) if alone])
+    for place, alone in enumerate(apart):
+        if not alone:
+            prepare_one(place)
+    return results
 
 
 def each_picture(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
@@ -92,7 +115,9 @@ def each_picture(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
     Raises:
         ImageError: it is none of these.
     """
-    if isinstance(pictures, str | os.PathLike | bytes | Image.Image):
+    if isinstance(pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(
+        pictures, "read"
+    ):
         if isinstance(pictures, str | os.PathLike) and Path(pictures).is_dir():
             raise ImageError(f"{os.fspath(pictures)} is a folder; `hashzoo index` encodes folders.")
         return [pictures]

@@ -7,8 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from hashzoo.errors import CodesError, HashzooError
+
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -18,12 +21,14 @@ def cores() -> int:
 
 _pool: ThreadPoolExecutor
 _turns: threading.Semaphore
+_alone: ThreadPoolExecutor
 
 
 def _start_pool() -> None:
-    global _pool, _turns
+    global _pool, _turns, _alone
     _pool = ThreadPoolExecutor(cores(), "hashzoo")  # its threads start when they are first needed
     _turns = threading.Semaphore(cores())
+    _alone = ThreadPoolExecutor(1, "hashzoo-alone")
 
 
 _start_pool()
@@ -74,6 +79,17 @@ def run_all(tasks: Sequence[Callable[[], object]], threads: int | None = None) -
         errors = [helper.exception() for helper in started]  # waits for them
     for error in filter(None, errors):
         raise error
+
+
+def run_alone(task: Callable[[], T]) -> T:
+    """Run a task that takes all cores by itself, one at a time in the process, on one thread that is kept for them.
+
+    torch gives each thread that calls it a team of threads of its own; this way there is one team, whoever calls.
+
+    >>> run_alone(lambda: 1 + 1)
+    2
+    """
+    return _alone.submit(task).result()
 
 
 def choose_device(device: str | None) -> str:

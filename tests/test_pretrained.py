@@ -2,12 +2,15 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import hashzoo
+from hashzoo import machine
 from hashzoo.config import ModelConfig
 
 
@@ -77,6 +80,23 @@ def test_encoding_beside_training_changes_no_mode(network, photo):
     assert seen == {True}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(code == network.encode(photo()) for code in codes)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_callers_in_many_threads_share_the_machine(network, photo):
+    """32 threads encode at once: the answers are right, and the process has no more threads than callers and two teams."""
+    pictures = [photo(seed=seed) for seed in range(4)]
+    expected, tasks = network.encode(pictures), Path("/proc/self/task")
+    before, alive = len(list(tasks.iterdir())), []
+
+    def caller(number):
+        codes = [network.encode(pictures) for _ in range(3)]
+        alive.append(len(list(tasks.iterdir())))
+        return codes
+
+    with ThreadPoolExecutor(32) as callers:
+        assert all(codes == expected for made in callers.map(caller, range(32)) for codes in made)
+    assert max(alive) <= before + 32 + 2 * machine.cores()
 
 
 def test_encoding_sees_what_training_changed(network, photo):

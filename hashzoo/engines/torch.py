@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hashzoo.config import PreprocessConfig
+from hashzoo.machine import run_alone
 from hashzoo.precision import Precision, check_precision, without_tf32
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ class TorchEngine:
 
     def relaxed(self, batch: Tensor) -> Tensor:
         """Map fitted pictures, uint8 (N, 3, h, w), to u, float32 (N, K) on the CPU."""
-        with self.running():
-            return self.network(self.network.preprocess.normalise(batch.to(self.network.device))).u.float().cpu()
+
+        def run() -> Tensor:
+            with self.running():
+                return self.network(self.network.preprocess.normalise(batch.to(self.network.device))).u.float().cpu()
+
+        return run_alone(run) if self.network.device.type == "cpu" else run()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Any]:

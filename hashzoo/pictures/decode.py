@@ -141,7 +141,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Map grey of more than 8 bits (PIL's modes I, I;16, F) to L; the scale never depends on how bright the image is."""
+    """Map grey of more than 8 bits (PIL's modes I, I;16, F) to L; whole numbers have one scale, however bright the image is."""
     tags, levels = getattr(image, "tag_v2", {}), np.asarray(image)
     negative = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if image.mode == "F":

@@ -596,7 +596,7 @@ def test_killed_in_a_publish(hub, client, folder, publish):
 SOON = """
 import sys
 from hashzoo.release import publish
-    from hashzoo.zoo import hub
+from hashzoo.zoo import hub
 hub.PATIENCE = publish.PATIENCE = 2.0
 hub.FLOOR = 1e9
 from hashzoo.cli import main
