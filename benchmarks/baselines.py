@@ -131,7 +131,7 @@ def measure(recipe: Recipe, pool: ImagePool, float_cosine: bool) -> dict[str, An
         results = read_record(folder).results
         row, _ = run_protocol(folder, results, device="cpu", pool=pool, float_cosine=float_cosine)
         seconds = time.monotonic() - began
-    return line(recipe, row, results.training) | {"evaluate_seconds": round(seconds, 1)}
+    return line(recipe, row, results.trained) | {"evaluate_seconds": round(seconds, 1)}
 
 
 def shipped(recipe: Recipe, model: str) -> dict[str, Any]:

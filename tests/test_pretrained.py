@@ -12,6 +12,8 @@ import torch
 import hashzoo
 from hashzoo import machine
 from hashzoo.config import ModelConfig
+from hashzoo.zoo.names import shipped_folder
+from hashzoo.zoo.results import Advice, Found, Results
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,19 @@ def test_encoding_sees_what_training_changed(network, photo):
         network.head.linear.weight.neg_()
     assert np.array_equal(network.encode(photo()).to_bits(), ~view.to_bits())
     network.load_state_dict(state)
+
+
+def test_results_of_a_model_that_learned_under_no_protocol():
+    written = json.loads((shipped_folder() / "dsbh-cnn3-cifar10-48bit" / "results.json").read_text())
+    trained = Results.model_validate(written)
+    assert json.loads(trained.as_json()) == written and written["format"] == 1  # as 0.1.0 wrote it
+    found = Found(
+        what="copies", share=0.9, max_distance=8, bits=48, queries=10, database=100, data="pictures", weights_sha256="0" * 64,
+        device="cpu", precision="float32", seconds=1.0, commit="unknown",
+    )  # fmt: skip
+    fitted = Results(found=(found,), duplicate_distance=Advice(value=8, measured_with="pictures"))
+    data = json.loads(fitted.as_json())
+    assert data["format"] == 2 and "training" not in data and "rescore" not in data
+    assert Results.model_validate(data) == fitted.model_copy(update={"format": 2})
+    with pytest.raises(hashzoo.ConfigError, match="not trained under a protocol"):
+        _ = fitted.trained

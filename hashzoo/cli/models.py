@@ -48,7 +48,8 @@ def list_models(
     found = [item for item in found if license in (None, item.license)]
     if as_json:
         left_out = ("files", "repo", "commit")
-        print_json([{k: v for k, v in vars(item).items() if k not in left_out} for item in found])
+        shown = [{k: v for k, v in vars(item).items() if k not in left_out} for item in found]
+        print_json([item | {"missing": info.missing} for item, info in zip(shown, found, strict=True)])
         return
     print_table(
         ["name", "bits", "data set", "protocol", "mAP", "licence", "MB"],
@@ -61,7 +62,8 @@ def _map(info: Any) -> str | None:
 
 
 def _size(info: Any) -> str:
-    return f"{info.size / 1e6:.1f}" + ("" if info.weights else ", no weights")
+    notes = [f"needs {package}" for package in info.missing] + ([] if info.weights else ["no weights"])
+    return ", ".join([f"{info.size / 1e6:.1f}", *notes])
 
 
 def _list_methods(pattern: str, as_json: bool) -> None:

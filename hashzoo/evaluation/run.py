@@ -97,7 +97,7 @@ def run_protocol(
         pool: as there.
         float_cosine: as there.
     """
-    rule, training = get_protocol(protocol or results.training.protocol), results.training
+    rule, training = get_protocol(protocol or results.trained.protocol), results.trained
     device = choose_device(device)
     model = open_model(folder)
     config = model.config
@@ -156,7 +156,7 @@ def _refuse_seen_queries(
     A data set that this machine does not hold, and that the model only names, cannot be looked at.
     """
     own = _own_dataset(folder, config)
-    history = ((own, results.training.protocol), *results.training.seen)
+    history = ((own, results.trained.protocol), *results.trained.seen)
     for dataset, name in history:
         if public_name(dataset) == pool.name:
             if name == rule.name:

@@ -74,7 +74,7 @@ def render_card(folder: str | Path, old: str = "", source: str | None = None) ->
     template = importlib.resources.files("hashzoo.release").joinpath("card.md.jinja").read_text(encoding="utf-8")
     facts = describe(folder)
     block = environment.from_string(template).render(
-        config=config, training=results.training, rows=results.rows, row=results.rows[0],
+        config=config, training=results.trained, rows=results.rows, row=results.rows[0],
         elsewhere=[row for row in results.rows if (row.dataset or config.dataset) != config.dataset], spread=results.spread(),
         recipe=recipe, origin=_paragraph(recipe.get("origin") or NO_ORIGIN), size=facts["size"], weights=facts["weights"],
         source=source or _source(old) or config.name,
@@ -164,7 +164,7 @@ def _metadata(config: ModelConfig, facts: Results) -> dict[str, Any]:
         }
         for row in facts.rows
     ]
-    base_model = {"base_model": facts.training.base_model} if facts.training.base_model else {}
+    base_model = {"base_model": facts.trained.base_model} if facts.trained.base_model else {}
     return {
         "library_name": "hashzoo",
         "license": config.license,

@@ -39,9 +39,9 @@ def write_results(record: Record, row: ResultRow, published: PublishedCodes) -> 
     """
     folder, results = record.folder, record.results
     rows = tuple(old for old in results.rows if old.protocol != row.protocol)
-    first = row.protocol == results.training.protocol
+    first = row.protocol == results.trained.protocol
     rows = (row, *rows) if first else (*rows, row)
-    repeats = repeats_of(results.training, rows[0], results.repeats)
+    repeats = repeats_of(results.trained, rows[0], results.repeats)
     results = _write(folder, results.model_copy(update={"rows": rows, "repeats": repeats}))
     if first:  # the card's number is the one whose codes are kept
         write_codes(folder / CODES_FILE, published)
@@ -60,7 +60,7 @@ def check_repeat(record: Record, run: Record) -> None:
     Raises:
         ConfigError: the recipes differ in more than the seed, or not in the seed, or the model has no result of its own.
     """
-    ours, theirs = record.results.training, run.results.training
+    ours, theirs = record.results.trained, run.results.trained
     if theirs.seed == ours.seed:
         raise ConfigError(f"{run.folder} has the seed of {record.folder}, {theirs.seed}; train it with another --seed.")
     recipes = [read_toml(folder / "recipe.toml") for folder in (record.folder, run.folder)]
@@ -101,12 +101,12 @@ def write_repeat(record: Record, run: Record, row: ResultRow) -> Record:
             f"{results.rows[0].data_copy}; measure both on one."
         )
     others = [old for old in results.repeats if old.row.seed != row.seed]
-    repeats = sorted([*others, Repeat(training=run.results.training, row=row)], key=lambda repeat: repeat.row.seed)
+    repeats = sorted([*others, Repeat(training=run.results.trained, row=row)], key=lambda repeat: repeat.row.seed)
     results = _write(folder, results.model_copy(update={"repeats": tuple(repeats)}))
     write_card(folder)
     return Record(folder, results)
 
 
 def _write(folder: Path, results: Results) -> Results:
-    write_text(folder / "results.json", results.model_dump_json(indent=1) + "\n")
+    write_text(folder / "results.json", results.as_json())
     return results

@@ -72,7 +72,7 @@ def read_entries(models: str | Path) -> list[Entry]:
         size = weights.stat().st_size if weights.exists() else None
         for place, row in enumerate(results.rows):
             repeats = results.repeats if place == 0 else ()
-            entries.append(Entry(config, results.training, row, size, repeats))
+            entries.append(Entry(config, results.trained, row, size, repeats))
     return sorted(
         entries,
         key=lambda entry: (entry.config.method, entry.config.backbone.name, entry.config.bits, entry.config.name),

@@ -274,7 +274,7 @@ def start_backbone(model: HashNetwork, recipe: Recipe) -> Start:
         raise ConfigError(
             f"{recipe.init} does not say what it was trained on (no results.json); start from another model."
         )
-    source, config, trained = fill(stored, network_of), stored.config, stored.results.training
+    source, config, trained = fill(stored, network_of), stored.config, stored.results.trained
     theirs, ours = config.backbone, recipe.backbone
     if (theirs.name, theirs.args) != (ours.name, ours.args):
         raise ConfigError(
@@ -355,5 +355,5 @@ def write_model(
         published["init"] = start.config.name
     write_text(partial / RECIPE, recipe_toml(recipe.model_copy(update=published)))
     write_probe(partial, open_folder(partial))  # of the weights as stored
-    write_text(partial / "results.json", Results(training=facts).model_dump_json(indent=1) + "\n")
+    write_text(partial / "results.json", Results(training=facts).as_json())
     partial.rename(folder)

@@ -20,6 +20,7 @@ from typing import Any
 
 from hashzoo.errors import ConfigError, UnknownNameError, unknown
 from hashzoo.files import read_json_value, sha256
+from hashzoo.registry import MOVED
 from hashzoo.zoo.location import Files, Location
 
 GROUP = "hashzoo.models"
@@ -130,9 +131,7 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             "map": rows[0]["map"] if rows else None,
             "top_k": rows[0].get("top_k") if rows else None,
             "license": config["license"],
-            "packages": sorted(
-                {config[kind].get("package") or "hashzoo" for kind in ("backbone", "head", "quantizer")}
-            ),
+            "packages": sorted({_package_of(kind, config[kind]) for kind in ("backbone", "head", "quantizer")}),
             "size": sum(path.stat().st_size for path in files),
             "weights": any(path.name == "model.safetensors" for path in files),
             "files": {path.name: [sha256(path), path.stat().st_size] for path in files} if hashes else {},
@@ -145,6 +144,12 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         return facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no model's folder ({type(error).__name__}: {error}).") from error
+
+
+def _package_of(kind: str, ref: dict[str, Any]) -> str:
+    """The package whose code a component of a config needs."""
+    package = ref.get("package") or "hashzoo"
+    return "hashzoo" if (package, kind, ref["name"]) in MOVED else package
 
 
 def find_models() -> dict[str, ModelInfo]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hashzoo.config import Hash, Schema
+from hashzoo.errors import ConfigError
 from hashzoo.metrics import CodeHealth
 
 
@@ -179,19 +180,85 @@ def spread_of(training: TrainingFacts, row: ResultRow, repeats: Iterable[Repeat]
     return Spread.of({row.seed: row.map for row in rows}) if len(rows) > 1 else None
 
 
+class Found(Schema):
+    """How much of what belongs together codes find, measured without classes.
+
+    Attributes:
+        what: "neighbours" are the pictures nearest by the network's float features; "copies" are changed copies of pictures.
+        share: of them, how many were found, 0 to 1.
+        depth: among so many nearest; None: all within `max_distance`.
+        max_distance: in bits.
+        data: what it was measured with, in words.
+        list_sha256: of the lists of pictures.
+    """
+
+    what: Literal["neighbours", "copies"]
+    share: Annotated[float, Field(ge=0, le=1)]
+    depth: Annotated[int, Field(ge=1)] | None = None
+    max_distance: Annotated[int, Field(ge=0)] | None = None
+    bits: int
+    queries: int
+    database: int
+    data: str
+    list_sha256: dict[str, Hash] = Field(default_factory=dict)
+    weights_sha256: Hash
+    device: str
+    precision: str
+    seconds: float
+    commit: str
+
+
+class Advice(Schema):
+    """A setting that suits a model.
+
+    Attributes:
+        value: the setting.
+        measured_with: data, protocol and command that it comes from, in words.
+    """
+
+    value: Annotated[int, Field(ge=0)]
+    measured_with: str
+
+
 class Results(Schema):
     """results.json of a model.
 
     Attributes:
+        format: version of this schema; `as_json` writes the lowest that says everything.
+        training: None of a model that was fitted, or made without data.
         rows: of the weights in this folder; the first is of the protocol they were trained under.
         repeats: other seeds, by seed; their weights are not kept.
+        found: of the weights in this folder.
+        duplicate_distance: up to which distance in bits two pictures are shown as copies, unless asked otherwise.
+        rescore: how many times k candidates are worth ordering again by relaxed codes.
     """
 
-    format: Literal[1] = 1
-    training: TrainingFacts
+    format: Literal[1, 2] = 1
+    training: TrainingFacts | None = None
     rows: tuple[ResultRow, ...] = ()
     repeats: tuple[Repeat, ...] = ()
+    found: tuple[Found, ...] = ()
+    duplicate_distance: Advice | None = None
+    rescore: Advice | None = None
+
+    @property
+    def trained(self) -> TrainingFacts:
+        """How the weights came about.
+
+        Raises:
+            ConfigError: they were not trained under a protocol.
+        """
+        if self.training is None:
+            raise ConfigError("The model was not trained under a protocol, so that what it has seen is not known.")
+        return self.training
 
     def spread(self) -> Spread | None:
         """Mean and standard deviation over the seeds of the first row and the repeats, see `spread_of`."""
-        return spread_of(self.training, self.rows[0], self.repeats) if self.rows else None
+        return spread_of(self.trained, self.rows[0], self.repeats) if self.rows else None
+
+    def as_json(self) -> str:
+        """Write results.json in the lowest format that says everything, so that older releases read what they can."""
+        new = {"found", "duplicate_distance", "rescore"}
+        left_out = {name for name in {*new, "training"} if not getattr(self, name)}
+        lowest = 1 if new < left_out and self.training else 2
+        return self.model_copy(update={"format": lowest}).model_dump_json(indent=1, exclude=left_out) + "\n"
