@@ -588,7 +588,7 @@ def test_demo_searches_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
             return super().paths
 
     pictures(tmp_path / "a", 210)
-    monkeypatch.setattr("hashzoo.Index", Counted)
+    monkeypatch.setattr("hashzoo.index.Index", Counted)
     model = hashzoo.load(MODEL, device="cpu")
     title, groups = demo._within_folder(model, tmp_path / "a", tmp_path, 3)
     assert "210 pictures" in title and "the first 200 shown" in title
