@@ -260,5 +260,5 @@ class Results(Schema):
         """Write results.json in the lowest format that says everything, so that older releases read what they can."""
         new = {"found", "duplicate_distance", "rescore"}
         left_out = {name for name in {*new, "training"} if not getattr(self, name)}
-        lowest = 1 if new < left_out and self.training else 2
+        lowest = 1 if new <= left_out and self.training else 2
         return self.model_copy(update={"format": lowest}).model_dump_json(indent=1, exclude=left_out) + "\n"
