@@ -114,7 +114,7 @@ def test_results_of_a_model_that_learned_under_no_protocol():
     written = json.loads((shipped_folder() / "dsbh-cnn3-cifar10-48bit" / "results.json").read_text())
     trained = Results.model_validate(written)
     again = json.loads(trained.as_json())
-    assert (again.keys(), again["format"]) == (written.keys(), 1)  # as 0.1.0 wrote it
+    assert (set(again), again["format"]) == ({"format", "training", "rows", "repeats"}, 1)  # as 0.1.0 reads it
     assert Results.model_validate(again) == trained
     found = Found(
         what="copies", share=0.9, max_distance=8, bits=48, queries=10, database=100, data="pictures", weights_sha256="0" * 64,
