@@ -22,6 +22,7 @@ from hashzoo.hookspecs import Encoder
 from hashzoo.machine import run_all
 from hashzoo.pictures.decode import PictureLike
 from hashzoo.pictures.fit import prepare
+from hashzoo.pictures.sources import scan
 
 Picture: TypeAlias = PictureLike  # or a uint8 tensor (3, H, W)
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ImageError], object]
@@ -110,16 +111,16 @@ def _prepare(pictures: list[Picture], encoder: Encoder) -> list[NDArray[np.uint8
 
 
 def each_picture(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
-    """See one picture, a batch or an iterable as an iterable of pictures.
+    """See one picture, a batch, an iterable, or a folder as an iterable of pictures.
 
     Raises:
-        ImageError: it is none of these.
+        ImageError: it is none of these, or the folder holds no picture.
     """
     if isinstance(pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(
         pictures, "read"
     ):
         if isinstance(pictures, str | os.PathLike) and Path(pictures).is_dir():
-            raise ImageError(f"{os.fspath(pictures)} is a folder; `hashzoo index` encodes folders.")
+            return list(scan(Path(pictures)).files)
         return [pictures]
     if hasattr(pictures, "ndim"):  # an array or a tensor
         return pictures if pictures.ndim == 4 else [pictures]

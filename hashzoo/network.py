@@ -160,7 +160,8 @@ class HashNetwork(nn.Module):
 
         Args:
             images: one image or an iterable (list, generator, batch) of them: paths, bytes, PIL images, uint8 arrays
-                (H, W), (H, W, 3) or (N, H, W, 3), uint8 tensors (3, H, W) or (N, 3, H, W).
+                (H, W), (H, W, 3) or (N, H, W, 3), uint8 tensors (3, H, W) or (N, 3, H, W); or a folder, whose pictures are
+                taken by path, those of subfolders too.
             batch_size: images a forward pass; never changes a code beyond float rounding.
             precision: of the network. "bfloat16" is faster on CUDA, but some bits of its codes differ from those in
                 "float32": encode queries as the index was.

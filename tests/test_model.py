@@ -141,10 +141,15 @@ def test_unreadable_images(tmp_path, photo, encoded, make_model):
         model.encode(good, on_error="ignore")
 
 
-def test_a_folder_is_no_image(tmp_path, make_model):
-    for folder in (tmp_path, str(tmp_path)):
-        with pytest.raises(ImageError, match=rf"{tmp_path.name} is a folder; `hashzoo index` encodes folders"):
-            make_model().encode(folder)
+def test_a_folder_is_its_pictures(tmp_path, make_model, photo, encoded):
+    model = make_model()
+    with pytest.raises(ImageError, match="no image"):
+        model.encode(tmp_path)
+    (tmp_path / "below").mkdir()
+    places = [tmp_path / "a.png", tmp_path / "below" / "b.png", tmp_path / "c.jpg"]
+    for seed, place in enumerate(places):
+        place.write_bytes(encoded(photo(seed=seed)))
+    assert model.encode(tmp_path) == model.encode(str(tmp_path)) == model.encode(sorted(map(str, places)))
 
 
 @pytest.mark.parametrize("thing", [5, None, 1.5, object()])
