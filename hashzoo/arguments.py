@@ -6,7 +6,6 @@ import inspect
 import json
 import types
 import typing
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -42,8 +41,6 @@ def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], g
     Traceback (most recent call last):
     hashzoo.errors.ConfigError: The quantizer 'sign' cannot take gradient = 'exec' (Input should be 'hard-tanh' or 'identity').
     """
-    import pydantic
-
     try:
         parameters = inspect.signature(target, eval_str=bool(args)).parameters.values()
     except Exception as error:  # an annotation may be any expression
@@ -65,18 +62,22 @@ def check_args(what: str, target: Callable[..., Any], args: Mapping[str, Any], g
     for name, parameter in taken.items():
         if parameter.default is parameter.empty and name not in args:
             raise ConfigError(f"{what} needs the argument {name!r}; give it in `args`.")
-    values = {}
-    for name, value in args.items():
-        if not _settable(taken[name].annotation):
-            raise PluginError(
-                f"{what} does not say which values its argument {name!r} takes; its author has to give it a type that a "
-                "file may set (bool, int, float, Literal, or a tuple or list of them)."
-            )
-        try:
-            values[name] = pydantic.TypeAdapter(taken[name].annotation).validate_json(json.dumps(value), strict=True)
-        except pydantic.ValidationError as error:
-            raise ConfigError(f"{what} cannot take {name} = {short(value)} ({error.errors()[0]['msg']}).") from error
-    return values
+    return {name: _checked(what, name, taken[name].annotation, value) for name, value in args.items()}
+
+
+def _checked(what: str, name: str, annotation: Any, value: object) -> Any:
+    """Give a value in the type that an argument's annotation asks for."""
+    import pydantic
+
+    if not _settable(annotation):
+        raise PluginError(
+            f"{what} does not say which values its argument {name!r} takes; its author has to give it a type that a "
+            "file may set (bool, int, float, Literal, or a tuple or list of them)."
+        )
+    try:
+        return pydantic.TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{what} cannot take {name} = {short(value)} ({error.errors()[0]['msg']}).") from error
 
 
 def _with_new_names(what: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,22 +126,25 @@ def index_folder(
     pictures = None if folder is None else sources.scan(folder)  # refused before a model is loaded
     found = state.state_of(out)
     loaded = hashzoo.load(model or (found and found.maker.model) or ingest.FOR_PICTURES, device=device)
-    roots = _roots(root)
     reports: list[dict[str, Any]] = []
     with _progress() as told:
+        options: Any = {"precision": precision, "on_error": on_error, "on_progress": told, "roots": _roots(root)}
         if reencode:
-            index = ingest.reencode(out, loaded, precision=precision, on_error=on_error, on_progress=told, roots=roots)
+            index = ingest.reencode(out, loaded, **options)
             reports.append(_report(out, told.last))
         if pictures is not None:
-            index = ingest.build_index(
-                pictures, out, loaded, precision=precision, on_error=on_error, on_progress=told, roots=roots
-            )
+            index = ingest.build_index(pictures, out, loaded, **options)
             reports.append(_report(out, told.last))
-    groups = same_content(index) if duplicates else []
+    if duplicates:
+        reports[-1]["duplicates"] = same_content(index)
     if as_json:
-        print_json({**reports[-1], "duplicates": groups} if duplicates else reports[-1])
+        print_json(reports[-1])
     elif duplicates:
-        print_table(["content", "path"], [[row, path] for row, group in enumerate(groups, 1) for path in group])
+        _print_groups(reports[-1]["duplicates"])
+
+
+def _print_groups(groups: list[list[str]]) -> None:
+    print_table(["content", "path"], [[row, path] for row, group in enumerate(groups, 1) for path in group])
 
 
 class _Told:

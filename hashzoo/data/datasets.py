@@ -172,8 +172,6 @@ def open_pool(name: str) -> ImagePool:
         MissingExtraError: hashzoo[train] is not installed.
     """
     require_extra("train", "datasets")
-    import datasets
-
     spec = _specs().get(name)
     local = [path for path in local_data(name) if path.is_dir()]
     folder = local[0] if local else Path(name) if Path(name).is_dir() else None
@@ -183,44 +181,17 @@ def open_pool(name: str) -> ImagePool:
         )
     image_column, label_column = (spec.image, spec.label) if spec else ("image", "label")
     splits = spec.splits if spec else ("train", "test")
-    datasets.disable_progress_bars()
-    try:
-        if folder is None:
-            assert spec is not None
-            loaded = {split: datasets.load_dataset(spec.hub, split=split) for split in splits}
-        elif any(folder.rglob("*.parquet")):
-            files = {split: [str(path) for path in sorted(folder.rglob(f"{split}-*.parquet"))] for split in splits}
-            missing = [split for split, found in files.items() if not found]
-            if missing:
-                raise DataError(f"{folder} has no Parquet file of split {missing[0]!r} (named {missing[0]}-*.parquet).")
-            loaded = datasets.load_dataset("parquet", data_files=files)
-        else:
-            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises many kinds; all mean that the data is not to be had
-        raise DataError(
-            f"Data set {name!r} cannot be loaded ({type(error).__name__}: {error}); put its Parquet files under "
-            "$HASHZOO_DATA or check the network."
-        ) from error
+    loaded = _load(name, folder, spec.hub if spec else "", splits)
     images: list[bytes] = []
     labels: list[Any] = []
     bounds: dict[str, tuple[int, int]] = {}
     classes: tuple[str, ...] = ()
     for split in splits:
-        if split not in loaded:
-            raise DataError(f"Data set {name!r} has no split {split!r}; it has {', '.join(loaded)}.")
-        data = loaded[split]
-        for column in (image_column, label_column):
-            if column not in data.column_names:
-                raise DataError(
-                    f"Data set {name!r} has no column {column!r} in split {split!r}; labels and images needed."
-                )
+        data = _columns(name, loaded, split, image_column, label_column)
         feature = data.features[label_column]
         classes = tuple(
             getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", ()) or classes
         )
-        data = data.cast_column(image_column, datasets.Image(decode=False))
         first = len(images)
         for cell in data[image_column]:
             images.append(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
@@ -231,14 +202,53 @@ def open_pool(name: str) -> ImagePool:
     if not classes and all(isinstance(label, str) for label in labels):
         classes = tuple(sorted(set(labels)))
         labels = np.searchsorted(classes, labels).tolist()
-    return ImagePool(
-        public_name(name),
-        images,
-        _label_array(labels, classes),
-        classes or _names(labels),
-        bounds,
-        spec.side if spec else None,
-    )
+    side = spec.side if spec else None
+    return ImagePool(public_name(name), images, _label_array(labels, classes), classes or _names(labels), bounds, side)
+
+
+def _load(name: str, folder: Path | None, hub: str, splits: tuple[str, ...]) -> Any:
+    """Load the splits of a folder, or of the Hub where there is none.
+
+    Raises:
+        DataError: they are not to be had.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        if folder is None:
+            return {split: datasets.load_dataset(hub, split=split) for split in splits}
+        if not any(folder.rglob("*.parquet")):
+            return datasets.load_dataset("imagefolder", data_dir=str(folder))
+        files = {split: [str(path) for path in sorted(folder.rglob(f"{split}-*.parquet"))] for split in splits}
+        missing = [split for split, found in files.items() if not found]
+        if missing:
+            raise DataError(f"{folder} has no Parquet file of split {missing[0]!r} (named {missing[0]}-*.parquet).")
+        return datasets.load_dataset("parquet", data_files=files)
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises many kinds; all mean that the data is not to be had
+        raise DataError(
+            f"Data set {name!r} cannot be loaded ({type(error).__name__}: {error}); put its Parquet files under "
+            "$HASHZOO_DATA or check the network."
+        ) from error
+
+
+def _columns(name: str, loaded: Any, split: str, image_column: str, label_column: str) -> Any:
+    """Give a split that has both columns, with its images still encoded.
+
+    Raises:
+        DataError: the split or a column is missing.
+    """
+    import datasets
+
+    if split not in loaded:
+        raise DataError(f"Data set {name!r} has no split {split!r}; it has {', '.join(loaded)}.")
+    data = loaded[split]
+    for column in (image_column, label_column):
+        if column not in data.column_names:
+            raise DataError(f"Data set {name!r} has no column {column!r} in split {split!r}; labels and images needed.")
+    return data.cast_column(image_column, datasets.Image(decode=False))
 
 
 def _label_array(labels: list[Any], classes: tuple[str, ...]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -194,28 +194,9 @@ def push(
     repo = plan.repo
     if plan.parent is None:
         _write(lambda api: api.create_repo(repo, private=private, exist_ok=True), repo)
-        parent = _write(lambda api: api.model_info(repo), repo).sha
-    else:
-        parent = plan.parent
     commit, address = plan.parent, f"{repo} has these files already, at {(plan.parent or '')[:12]}"
     if plan.changed:
-        operations = [
-            CommitOperationDelete(name)
-            if plan.states[name] == "removed"
-            else CommitOperationAdd(name, plan.copy / name)
-            for name in plan.changed
-        ]
-        made = _write(
-            lambda api: api.create_commit(
-                repo,
-                operations,
-                commit_message=message or f"Publish {plan.folder.name}",
-                parent_commit=parent,
-                create_pr=pr,
-            ),
-            repo,
-            sum(plan.sizes[name] for name in plan.changed),
-        )
+        made = _commit(plan, message or f"Publish {plan.folder.name}", pr)
         if pr:
             return str(made.pr_url)
         commit, address = made.oid, made.commit_url
@@ -233,6 +214,22 @@ def push(
             f"({error.strerror}); make it writable and publish again."
         ) from error
     return address
+
+
+def _commit(plan: Plan, message: str, pr: bool) -> Any:
+    """Send a plan's changed files in one commit, or one pull request, on top of the commit that it was made with."""
+    parent = plan.parent or _write(lambda api: api.model_info(plan.repo), plan.repo).sha
+    operations = [
+        CommitOperationDelete(name) if plan.states[name] == "removed" else CommitOperationAdd(name, plan.copy / name)
+        for name in plan.changed
+    ]
+    return _write(
+        lambda api: api.create_commit(
+            plan.repo, operations, commit_message=message, parent_commit=parent, create_pr=pr
+        ),
+        plan.repo,
+        sum(plan.sizes[name] for name in plan.changed),
+    )
 
 
 def _there(repo: str) -> tuple[str | None, Files, dict[str, str]]:
