@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
