@@ -8,16 +8,15 @@ from hashzoo.pictures.fit import prepare, preprocess_id
 from hashzoo.preprocess import Preprocess
 
 
-def test_a_tensor_is_the_pixels_that_an_array_is(photo):
+def test_a_tensor_is_the_pixels_that_an_array_is(photo, make_model):
     for shape in ((32, 32), (50, 70)):
         preprocess = Preprocess(PreprocessConfig(size=(32, 32)))
         expected = prepare(photo(*shape), preprocess.config).transpose(2, 0, 1)
-        for image in (photo(*shape), torch.from_numpy(photo(*shape)).permute(2, 0, 1)):
-            fitted = preprocess.fitted(image)
-            assert fitted.dtype == torch.uint8
-            np.testing.assert_array_equal(fitted, expected)
-            fitted.zero_()  # a copy
-            np.testing.assert_array_equal(preprocess.fitted(image), expected)
+        fitted = preprocess.fitted(photo(*shape))
+        assert fitted.dtype == torch.uint8
+        np.testing.assert_array_equal(fitted, expected)
+        picture = torch.from_numpy(photo(*shape)).permute(2, 0, 1)
+        assert make_model().encode([picture, photo(*shape)]) == make_model().encode([photo(*shape)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +29,9 @@ def test_a_tensor_is_the_pixels_that_an_array_is(photo):
     ],
     ids=lambda tensor: f"{tensor.dtype}{tuple(tensor.shape)}",
 )  # fmt: skip
-def test_wrong_tensors(tensor):
+def test_wrong_tensors(tensor, make_model):
     with pytest.raises(ImageError, match=r"^An image tensor is uint8 of shape \(3, H, W\), not torch\."):
-        Preprocess(PreprocessConfig(size=(8, 8))).fitted(tensor)
+        make_model().encode([tensor])
 
 
 def test_normalise_against_a_loop(photo):
@@ -50,7 +49,8 @@ def test_normalise_against_a_loop(photo):
 def test_the_whole_way(tmp_path, photo, encoded):
     config = PreprocessConfig(size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     (tmp_path / "a.png").write_bytes(encoded(photo(32, 32)))
-    out = Preprocess(config)([tmp_path / "a.png", photo(50, 70)])
+    preprocess = Preprocess(config)
+    out = preprocess.normalise(torch.stack([preprocess.fitted(it) for it in (tmp_path / "a.png", photo(50, 70))]))
     assert out.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(out[0].permute(1, 2, 0).numpy(), photo(32, 32) / 255, atol=1e-6)
     assert Preprocess(config).id == preprocess_id(config)

@@ -98,11 +98,15 @@ def _copy_checked(folder: Path, private: Path) -> None:
 def _check(folder: Path) -> None:
     """As `check_folder`, of files that stay as they are."""
     config = read_json(ModelConfig, folder / "config.json")
-    if (source := config.backbone_from) and not any(
-        info.name == source.model and info.folder.parent == names.shipped_folder() for info in names.list_models()
+    if (
+        (source := config.backbone_from)
+        and not source.repo
+        and not any(
+            info.name == source.model and info.folder.parent == names.shipped_folder() for info in names.list_models()
+        )
     ):
         raise HubError(
-            f"{folder} takes its backbone from {source.model}, which does not come with hashzoo; train it with "
+            f"{folder} takes its backbone from {source.model}, which neither comes with hashzoo nor is on the Hub; train it with "
             "init = 'local-dir:...', which stores the backbone too."
         )
     for name in NEEDED:

@@ -31,7 +31,7 @@ from hashzoo.registry import registry
 from hashzoo.training.batches import Validation, keep_aside, training_inputs
 from hashzoo.training.loop import History, Trainer, train_epochs
 from hashzoo.training.recipe import COMPONENTS, Recipe, find_recipe, recipe_toml
-from hashzoo.zoo.folder import fill, network_of, open_folder, read, save_folder, stored_dtype
+from hashzoo.zoo.folder import Stored, fill, network_of, open_folder, read, save_folder, stored_dtype
 from hashzoo.zoo.names import locate
 from hashzoo.zoo.probe import write_probe
 from hashzoo.zoo.results import Results, TrainingFacts
@@ -248,12 +248,14 @@ class Start:
     Attributes:
         words: the same in words, `TrainingFacts.init`.
         seen: training lists that these weights have seen, `TrainingFacts.seen`.
-        config: of the model that they are from, if they are from one.
+        name: of the model that they are from, if they are from one.
+        source: the file that has the very same backbone, where it is found on every machine.
     """
 
     words: str
     seen: tuple[tuple[str, str], ...] = ()
-    config: ModelConfig | None = None
+    name: str | None = None
+    source: BackboneSource | None = None
 
 
 def start_backbone(model: HashNetwork, recipe: Recipe) -> Start:
@@ -291,7 +293,18 @@ def start_backbone(model: HashNetwork, recipe: Recipe) -> Start:
             )
     model.backbone.load_state_dict(source.backbone.state_dict())
     words = f"from the backbone of {source.name} (weights {config.weights_sha256[:12]})"
-    return Start(words, tuple(pair for pair in seen if pair != own), config)
+    return Start(words, tuple(pair for pair in seen if pair != own), config.name, _source_of(stored, recipe.init))
+
+
+def _source_of(stored: Stored, init: str) -> BackboneSource | None:
+    """Say where others find a start's backbone; None of a folder that only this machine has."""
+    if init.startswith("local-dir:"):
+        return None
+    location, config = stored.location, stored.config
+    own = BackboneSource(
+        model=config.name, weights_sha256=config.weights_sha256, repo=location.repo, commit=location.commit
+    )
+    return config.backbone_from or own
 
 
 def _fit_head(model: HashNetwork, features: Tensor, targets: Tensor) -> float:
@@ -344,15 +357,14 @@ def write_model(
     if hasattr(model.backbone, "fold"):
         backbone = recipe.backbone.model_copy(update={"args": cast(Any, model.backbone).fold()})
         config = config.model_copy(update={"backbone": backbone})
-    if recipe.frozen and start.config and recipe.init and ":" not in recipe.init:  # a name leads there on every machine
-        own = BackboneSource(model=recipe.init, weights_sha256=start.config.weights_sha256)
-        config = config.model_copy(update={"backbone_from": start.config.backbone_from or own})
+    if recipe.frozen and start.source:
+        config = config.model_copy(update={"backbone_from": start.source})
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left one
     save_folder(partial, model, config)
     published = {"dataset": pool.name, "init": recipe.init}  # names in place of paths
-    if start.config and recipe.init and recipe.init.startswith("local-dir:"):
-        published["init"] = start.config.name
+    if start.name and str(recipe.init).startswith("local-dir:"):
+        published["init"] = start.name
     write_text(partial / RECIPE, recipe_toml(recipe.model_copy(update=published)))
     write_probe(partial, open_folder(partial))  # of the weights as stored
     write_text(partial / "results.json", Results(training=facts).as_json())

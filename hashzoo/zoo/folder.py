@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hashzoo.config import BackboneSource, ModelConfig, read_json
-from hashzoo.errors import ConfigError, WeightsError
+from hashzoo.errors import ConfigError, UnknownNameError, WeightsError
 from hashzoo.files import LIMITS, copy, read_bytes, replacing, sha256, write_text
 from hashzoo.network import HashNetwork
 from hashzoo.zoo.location import Location
@@ -214,23 +214,27 @@ def _read_weights(path: Path, digest: str) -> bytes | None:
 def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str, Tensor]:
     """Read the backbone's tensors from the file of the model that has them; `like` has their names and shapes."""
     wanted = {key: value for key, value in like.items() if key.startswith(BACKBONE)}
-    found = _places(source)
-    first = next(found)
-    for location in (first, *found):
+    places = []
+    for location in _places(source):
+        places.append(location.folder)
         path = location.folder / WEIGHTS
         data = _read_weights(path, source.weights_sha256) if path.exists() else None
         if data is not None:
             dtype = read_json(ModelConfig, location.folder / "config.json").dtype
             return _parse_strictly(path, data, wanted, dtype, BACKBONE)
     raise WeightsError(
-        f"{first.folder / WEIGHTS} is missing or not the file that a backbone was taken from (sha256 differs); get that "
+        f"{places[0] / WEIGHTS} is missing or not the file that a backbone was taken from (sha256 differs); get that "
         f"version of {source.model}, or train the model that takes it anew."
     )
 
 
 def _places(source: BackboneSource) -> Iterator[Location]:
     """Say where a backbone may be: under its name, among the models that ship, at its commit on the Hub."""
-    yield locate(source.model)
+    try:
+        yield locate(source.model)
+    except UnknownNameError:
+        if source.repo is None:
+            raise
     yield Location(shipped_folder() / source.model)
     if source.repo and source.commit:
         yield locate(f"hf-hub:{source.repo}@{source.commit}")

@@ -12,8 +12,8 @@ class Location:
 
     Attributes:
         folder: with its files.
-        repo, commit: where the Hub has it, if it was fetched from there.
-        files: what the Hub has at that commit; of a folder of this machine, nothing.
+        repo, commit: where the Hub has the same files, if it does.
+        files: what the Hub has there, if it was fetched from the Hub.
     """
 
     folder: Path

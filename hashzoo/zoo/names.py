@@ -254,4 +254,4 @@ def locate(name: str, wanted: tuple[str, ...] | None = None) -> Location:
         from hashzoo.zoo import hub
 
         return hub.fetch(info.repo, info.commit, info.files, wanted or hub.FILES)
-    return Location(info.folder)
+    return Location(info.folder, info.repo, info.commit)

@@ -662,5 +662,5 @@ def test_nothing_that_comes_is_executed(hub, client, tmp_path):
     assert [line.partition(" ")[0] for line in said] == ["WeightsError", "UnknownNameError", "ConfigError"]
     assert "is no whole safetensors file" in said[0]
     assert "No backbone is named 'os.system'" in said[1]
-    assert "'auto_map' is wrong" in said[2]
+    assert "'auto_map' is no key" in said[2]
     assert not mark.exists()

@@ -147,7 +147,8 @@ def test_a_shared_backbone_is_read_strictly(folder, shared, case):
 
 def test_a_shared_backbone_is_published_only_with_hashzoo(shared):
     with pytest.raises(
-        HubError, match=r"takes its backbone from demo, which does not come with hashzoo; train it with"
+        HubError,
+        match=r"takes its backbone from demo, which neither comes with hashzoo nor is on the Hub; train it with",
     ):
         check_folder(shared)
 
@@ -304,7 +305,7 @@ def test_components_that_are_not_installed(folder):
     edit_config(folder, head={"name": "fancy", "package": "zoo-fancy"})
     with pytest.raises(
         PluginError,
-        match=r"The head 'fancy' comes with the package zoo-fancy, as the config says, not hashzoo; .*`pip install zoo-fancy` if",
+        match=r"The head 'fancy' comes with the package zoo-fancy, as the config says, not hashzoo; .*pip install zoo-fancy` if",
     ):
         open_folder(folder)
     for package in ("evil; rm -rf /", "--index-url=evil", "a\nb", "git+https://evil", "a b", "", "e" * 97):

@@ -17,7 +17,7 @@ from hashzoo import HashzooError, cli
 from hashzoo.errors import ConfigError, PluginError
 from hashzoo.files import sha256
 from hashzoo.registry import registry
-from hashzoo.training import loop, read_recipe
+from hashzoo.training import read_recipe
 
 pytestmark = pytest.mark.hostile
 
@@ -222,12 +222,12 @@ def test_the_command_line_says_it_in_one_sentence(bomb, tmp_path, monkeypatch, c
 
 
 def test_nothing_is_loaded_before_a_recipe_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "open_pool", lambda *_: pytest.fail("the data set was opened"))
+    monkeypatch.setattr("hashzoo.training.run.open_pool", lambda *_: pytest.fail("the data set was opened"))
     wrong = copy.deepcopy(RECIPE) | {"loss": {"name": "csq", "args": {"quantization_wieght": 1.0}}}
     path = write_recipe(tmp_path / "recipe.toml", **wrong)
     message = r"The loss 'csq' of .* takes no argument 'quantization_wieght' .*did you mean 'quantization_weight'"
     with pytest.raises(ConfigError, match=message):
-        loop.train(read_recipe(path), tmp_path / "run")
+        hashzoo.train(path, out=tmp_path / "run")
     with pytest.raises(ConfigError, match=message):
         hashzoo.training.make_recipe(
             "csq", bits=12, dataset="cifar10", protocol="cifar10-full", changes={"loss": wrong["loss"]}

@@ -23,6 +23,7 @@ class LinearBN(nn.Module):
         bits: K.
         num_classes: unused.
 
+    >>> import torch
     >>> LinearBN((512, 4, 4), bits=48)(torch.zeros(2, 512, 4, 4)).shape
     torch.Size([2, 48])
     """
@@ -47,6 +48,7 @@ class MLP(nn.Module):
         num_classes: unused.
         hidden: width between the layers.
 
+    >>> import torch
     >>> MLP((512,), bits=48)(torch.zeros(2, 512)).shape
     torch.Size([2, 48])
     """
@@ -74,6 +76,7 @@ class ClassLabel(nn.Module):
     Raises:
         ConfigError: there is no class, or there are more than codes of K bits.
 
+    >>> import torch
     >>> u, logits = ClassLabel((512,), bits=12, num_classes=10)(torch.randn(2, 512))
     >>> u.shape, logits.shape, u.abs().unique()
     (torch.Size([2, 12]), torch.Size([2, 10]), tensor([1.]))
