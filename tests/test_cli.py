@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -22,6 +23,11 @@ from safetensors.numpy import load_file, save_file
 import hashzoo
 from hashzoo.files import sha256
 from hashzoo.zoo.names import list_models, shipped_folder
+
+spec = importlib.util.spec_from_file_location("old_formats", Path(__file__).parent / "index" / "old_formats.py")
+assert spec and spec.loader
+old_formats = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(old_formats)
 
 SHIPPED = [info.name for info in list_models()]
 MODEL = "dsbh-cnn3-cifar10-48bit"
@@ -614,3 +620,47 @@ def test_plugins_lists_and_survives_a_broken_one(tmp_path: Path) -> None:
 
 def test_a_model_whose_plugin_is_not_installed(folder: Path) -> None:
     refused(run("encode", MODEL, folder / "0.png", HASHZOO_PLUGINS=""), "pip install hashzoo-dsbh")
+
+
+def test_an_index_of_0_1_0_answers_and_is_encoded_again(folder: Path, tmp_path: Path) -> None:
+    """As 0.1.0 wrote it, with its own id of preprocessing: it answers by stored code; a picture needs a command, which works."""
+    old, pictures = tmp_path / "old", shutil.copytree(folder, tmp_path / "pictures")
+    paths = sorted(str(path) for path in pictures.glob("*.png"))
+    model = hashzoo.load(MODEL, device="cpu")
+    codes = model.encode(paths)
+    ids = [7 * place + 3 for place in range(len(paths))]
+    stats = [Path(path).stat() for path in paths]
+    old_formats.write(
+        old / "part-00000.parquet", codes, ids, paths, [stat.st_size for stat in stats],
+        [stat.st_mtime_ns for stat in stats], preprocess="0123456789abcdef",
+    )  # fmt: skip
+    hits = hashzoo.Index.open(old).search(codes, k=1)
+    assert hits.ids[:, 0].tolist() == ids and not hits.distances.any()
+    refused(run("search", old, paths[0]), "another preprocessing", f"hashzoo index --reencode --out {old}")
+    refused(
+        run("index", pictures, "--out", old), "preprocessing 0123456789abcdef", f"hashzoo index --reencode --out {old}"
+    )
+    upgraded = shutil.copytree(old, tmp_path / "upgraded")
+    assert run("index", "--upgrade", "--out", upgraded).returncode == 0
+    assert hashzoo.Index.open(upgraded).ids.tolist() == ids
+    refused(run("index", pictures, "--out", upgraded), "--reencode")
+    done = run("index", "--reencode", "--out", old)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(run("search", old, *paths, "-k", "1", "--json").stdout)
+    assert [entry["hits"][0] for entry in found] == [
+        {"distance": 0, "id": number, "path": path} for number, path in zip(ids, paths, strict=True)
+    ]
+
+
+def test_an_index_follows_its_pictures_to_another_place(folder: Path, tmp_path: Path) -> None:
+    pictures, index = shutil.copytree(folder, tmp_path / "pictures"), tmp_path / "index"
+    assert run("index", pictures, "--out", index, "--model", MODEL).returncode == 0
+    moved = pictures.rename(tmp_path / "nas")
+    at = ("--root", f"pictures={moved}")
+    hits = json.loads(run("search", index, moved / "3.png", "-k", "1", *at, "--json").stdout)[0]["hits"]
+    assert hits[0]["path"] == str(moved / "3.png")
+    again = run("index", moved, "--out", index, *at).stderr
+    assert " 0 added, 0 changed" in again and " 0 vanished" in again
+    refused(
+        run("search", index, moved / "3.png", "--root", f"pictures={tmp_path}/gone"), "--root", "a folder that is there"
+    )

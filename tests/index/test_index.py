@@ -330,3 +330,44 @@ def test_save_keeps_what_is_known_of_the_files(tmp_path):
     index.save(tmp_path / "c")
     rows = state.sources(tmp_path / "c").drop("root").to_pylist()
     assert [tuple(row.values()) for row in rows] == [known[0], *known[2:]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_codes_are_added_without_a_rebuild(device):
+    """Added behind, in between, with and without paths: the answers are those of an index made of all codes at once."""
+    first, second, third, query = make(40, 20, seed=1), make(30, 20, seed=2), make(5, 20, seed=3), make(6, 20, seed=4)
+    index = Index(first, paths=[f"{row}.jpg" for row in range(40)], device=device)
+    index.add(second)
+    index.add(third, ids=[1000, 900, 41_000, 42_000, 43_000], paths=["a", None, "b", "c", "d"])
+    index.remove([3])
+    index.add(third[:1], ids=[-5])
+    ids = np.concatenate([[-5], np.arange(70), [1000, 900, 41_000, 42_000, 43_000]])
+    paths = [None, *(f"{row}.jpg" for row in range(40)), *[None] * 30, "a", None, "b", "c", "d"]
+    whole = Index(Codes.concatenate([third[:1], first, second, third]), ids, paths, device=device)
+    whole.remove([3])
+    assert len(index) == len(whole) == 75
+    got, expected = index.search(query, 75), whole.search(query, 75)
+    np.testing.assert_array_equal(got.ids, expected.ids)
+    np.testing.assert_array_equal(got.distances, expected.distances)
+    assert got.paths.tolist() == expected.paths.tolist()
+    assert index.codes == whole.codes and index.ids.tolist() == whole.ids.tolist()
+    before = index.ids.tolist()
+    for wrong, message in [({"ids": [900]}, "900"), ({"ids": [1, 2]}, "shape"), ({"paths": ["a", "b"]}, "1 path")]:
+        with pytest.raises(CodesError, match=message):
+            index.add(make(1, 20), **wrong)
+    with pytest.raises(CodesError, match="12-bit codes"):
+        index.add(make(1, 12))
+    assert index.ids.tolist() == before
+
+
+def test_slices_of_hits_within_a_radius():
+    index, query = Index(make(50, 16), paths=[f"{row}.jpg" for row in range(50)]), make(7, 16, seed=5)
+    hits = index.search(query, max_distance=4)
+    for part in (slice(2, 5), slice(None, None, -2), slice(6, 2), slice(None)):
+        some = hits[part]
+        assert isinstance(some, RangeHits)
+        queries = range(7)[part]
+        assert len(some) == len(queries)
+        for place, number in enumerate(queries):
+            for name in ("ids", "distances", "paths"):
+                assert getattr(some[place], name).tolist() == getattr(hits[number], name).tolist()

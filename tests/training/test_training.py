@@ -62,7 +62,7 @@ def weights(folder):
 
 
 def log(folder):
-    return list(csv.DictReader((folder / "log.csv").open()))
+    return list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
 
 
 def edit_json(path, **changes):
