@@ -15,6 +15,7 @@ from hashzoo import encoder
 from hashzoo.codes import Codes, check_bits
 from hashzoo.config import ComponentRef, PreprocessConfig
 from hashzoo.encoder import OnError, Picture
+from hashzoo.engines import start_engine
 from hashzoo.engines.torch import TorchEngine
 from hashzoo.errors import PluginError, UnknownNameError, install_line
 from hashzoo.hookspecs import HashOutput
@@ -175,7 +176,7 @@ class HashNetwork(nn.Module):
             ImageError: an image cannot be read (`on_error="raise"`); the message names it.
             CodesError: there is no such precision.
         """
-        return encoder.encode(TorchEngine(self, precision), images, batch_size=batch_size, on_error=on_error)
+        return encoder.encode(start_engine(self, precision), images, batch_size=batch_size, on_error=on_error)
 
     def codes(self, bits: NDArray[np.bool_], precision: Precision | None = None) -> Codes:
         """Make codes of this network from bool (N, K), bit k being 1 where u_k >= 0, computed in `precision`."""
@@ -190,6 +191,6 @@ class HashNetwork(nn.Module):
         on_error: OnError = "raise",
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Yield, batch by batch, the positions of the images that could be read and their u, float32 (n, K)."""
-        engine = TorchEngine(self, precision)
+        engine = start_engine(self, precision)
         batches = encoder.encode_batches(engine, images, batch_size=batch_size, on_error=on_error)
         return ((positions, torch.from_numpy(u)) for positions, u in batches)

@@ -6,16 +6,20 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, validate
-from hashzoo.errors import HubError
+from hashzoo.engines import start_engine
+from hashzoo.errors import HubError, WeightsError
 from hashzoo.files import sha256
+from hashzoo.hookspecs import Encoder
 from hashzoo.machine import choose_device
 from hashzoo.network import HashNetwork, build_component
+from hashzoo.precision import Precision
 from hashzoo.registry import registry
 from hashzoo.zoo import hub
 from hashzoo.zoo.folder import Stored, copy_others, network_arguments, open_folder, save_folder
@@ -175,6 +179,43 @@ def open_model(folder: str | os.PathLike[str]) -> HashModel:
 def _load(name: str, device: str | None, kind: type[M]) -> M:
     device = choose_device(device)
     return open_folder(locate(name), kind.of).to(device).to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How to make an encoder in another process: it can be pickled, and holds no weights.
+
+    Args:
+        name: what `load` takes.
+        weights_id: that the model must have, where it is known; a worker must not encode with others.
+        device: as `load` takes it.
+        engine: a name of `hashzoo.engines.ENGINES`.
+        precision: of the codes.
+    """
+
+    name: str
+    weights_id: str | None = None
+    device: str | None = None
+    engine: str = "torch"
+    precision: Precision = "float32"
+
+    def open(self) -> Encoder:
+        """Load the model and make it ready to encode, for `hashzoo.encoder.encode`.
+
+        Raises:
+            WeightsError: the model has other weights than the spec says.
+            HashzooError: as `load`.
+
+        >>> EncoderSpec("dsbh-cnn3-cifar10-48bit", device="cpu").open().bits
+        48
+        """
+        model = load(self.name, self.device)
+        if self.weights_id not in (None, model.weights_id):
+            raise WeightsError(
+                f"{self.name} has other weights here ({model.weights_id}) than are asked for ({self.weights_id}); bring the "
+                "same model to every machine."
+            )
+        return start_engine(model, self.precision, self.engine)
 
 
 def create_model(

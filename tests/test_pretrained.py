@@ -1,9 +1,12 @@
 """Networks without a folder, and the folders that `save` gives them."""
 
 import json
+import multiprocessing
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ import torch
 import hashzoo
 from hashzoo import machine
 from hashzoo.config import ModelConfig
+from hashzoo.encoder import encode
+from hashzoo.engines import ENGINES
+from hashzoo.pretrained import EncoderSpec
 from hashzoo.zoo.names import shipped_folder
 from hashzoo.zoo.results import Advice, Found, Results
 
@@ -126,3 +132,35 @@ def test_results_of_a_model_that_learned_under_no_protocol():
     assert Results.model_validate(data) == fitted.model_copy(update={"format": 2})
     with pytest.raises(hashzoo.ConfigError, match="not trained under a protocol"):
         _ = fitted.trained
+
+
+def test_a_spec_makes_an_encoder_in_another_process(photo):
+    pictures, name = [photo(seed=seed) for seed in range(3)], "dsbh-cnn3-cifar10-48bit"
+    model = hashzoo.load(name, device="cpu")
+    spec = EncoderSpec(name, model.weights_id, "cpu")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        assert worker.submit(encode_by, spec, pictures).result() == model.encode(pictures)
+    with pytest.raises(hashzoo.WeightsError, match="other weights here"):
+        EncoderSpec(name, "0" * 16, "cpu").open()
+    with pytest.raises(hashzoo.UnknownNameError, match="No engine is named 'troch'"):
+        EncoderSpec(name, engine="troch", device="cpu").open()
+
+
+def encode_by(spec, pictures):
+    return encode(spec.open(), pictures)
+
+
+def test_a_new_engine_is_a_row(photo, monkeypatch):
+    monkeypatch.setitem(ENGINES, "ones", f"{__name__}:Ones")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(Ones=Ones))
+    engine = EncoderSpec("dsbh-cnn3-cifar10-48bit", device="cpu", engine="ones").open()
+    assert encode(engine, photo()).to_bits().all()
+
+
+class Ones:
+    def __init__(self, network, precision):
+        self.name, self.bits, self.weights_id, self.precision = network.name, 48, None, precision
+        self.preprocess = network.preprocess.config
+
+    def run(self, batch):
+        return np.ones((len(batch), 48), dtype=np.float32)
