@@ -15,9 +15,8 @@ class Preprocess:
 
     >>> import numpy as np
     >>> preprocess = Preprocess(PreprocessConfig(size=(32, 32)))
-    >>> fitted = preprocess.fitted(np.zeros((48, 64, 3), dtype=np.uint8))
-    >>> fitted.shape, preprocess.normalise(fitted[None]).dtype
-    (torch.Size([3, 32, 32]), torch.float32)
+    >>> preprocess([np.zeros((48, 64, 3), dtype=np.uint8)]).shape
+    torch.Size([1, 3, 32, 32])
     """
 
     def __init__(self, config: PreprocessConfig) -> None:
@@ -41,3 +40,7 @@ class Preprocess:
         mean = torch.tensor(self.config.mean, device=images.device).view(1, 3, 1, 1)
         std = torch.tensor(self.config.std, device=images.device).view(1, 3, 1, 1)
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, images: list[PictureLike]) -> Tensor:
+        """Decode, fit and normalise: a list of N pictures to float32 (N, 3, H, W)."""
+        return self.normalise(torch.stack([self.fitted(image) for image in images]))

@@ -559,7 +559,7 @@ def test_what_a_signature_needs(typed):
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    enumerate(["AssertionError: two lines", "FileNotFoundError: .*gone.*", "KeyError: 'x'", "SystemExit: 3"]),
+    list(enumerate(["AssertionError: two lines", "FileNotFoundError: .*gone.*", "KeyError: 'x'", "SystemExit: 3"])),
 )
 def test_whatever_a_constructor_raises_is_one_sentence(typed, error, said):
     message = rf"^The head 'raises' of zoo-typed cannot be built with bits=12, error={error}, .* \({said}\)\.$"
