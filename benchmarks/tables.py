@@ -68,7 +68,7 @@ def opening(result: dict[str, Any]) -> str:
     return (
         f"`Index.open` of {result['codes']:,} codes of {result['bits']} bits in {result['parts']} parts takes "
         f"{min(result['seconds'])} to {max(result['seconds'])} s with the files cached, and at its peak "
-        f"{max(result['peak_above_start_MiB'])} MiB, of which codes and ids are {result['codes'] * 16 / 2**20:.0f} "
+        f"{max(result['peak_above_start_MiB'])} MiB, of which codes are {result['codes'] * result['bits'] / 8 / 2**20:.0f} "
         f"(`python benchmarks/open_index.py`; five processes). Machine: {machine(result['machine'])}."
     )
 
