@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,6 @@ from hashzoo.codes import MAX_BITS, MIN_BITS
 from hashzoo.errors import ConfigError, short
 from hashzoo.files import read_bytes, read_json_value
 
-FORMAT = 2  # the newest that this hashzoo reads
 MAX_ITEMS, MAX_TEXT = 64, 1000  # of a component's args: values in a list, characters of a text
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 
@@ -147,9 +146,10 @@ def validate(schema: type[S], data: object, what: str) -> S:
     Raises:
         ConfigError: one sentence naming `what`, the field, and what is wrong with it.
     """
-    if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+    formats = get_args(schema.model_fields["format"].annotation) if "format" in schema.model_fields else ()
+    if formats and isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > max(formats):
         raise ConfigError(
-            f"{what} has format {data['format']}, this hashzoo reads up to {FORMAT}; update with "
+            f"{what} has format {data['format']}, this hashzoo reads up to {max(formats)}; update with "
             "`pip install --upgrade hashzoo`."
         )
     try:

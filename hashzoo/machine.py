@@ -19,6 +19,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+ALONE = "hashzoo-alone"  # begins the name of the thread of `run_alone`
 _pool: ThreadPoolExecutor
 _turns: threading.Semaphore
 _alone: ThreadPoolExecutor
@@ -28,7 +29,7 @@ def _start_pool() -> None:
     global _pool, _turns, _alone
     _pool = ThreadPoolExecutor(cores(), "hashzoo")  # its threads start when they are first needed
     _turns = threading.Semaphore(cores())
-    _alone = ThreadPoolExecutor(1, "hashzoo-alone")
+    _alone = ThreadPoolExecutor(1, ALONE)
 
 
 _start_pool()
@@ -86,9 +87,11 @@ def run_alone(task: Callable[[], T]) -> T:
 
     torch gives each thread that calls it a team of threads of its own; this way there is one team, whoever calls.
 
-    >>> run_alone(lambda: 1 + 1)
+    >>> run_alone(lambda: run_alone(lambda: 1 + 1))
     2
     """
+    if threading.current_thread().name.startswith(ALONE):  # a network may encode with another
+        return task()
     return _alone.submit(task).result()
 
 

@@ -14,7 +14,7 @@ import torch
 
 from hashzoo.config import ComponentRef, ModelConfig, PreprocessConfig, validate
 from hashzoo.engines import start_engine
-from hashzoo.errors import HubError, WeightsError
+from hashzoo.errors import ConfigError, HubError, WeightsError
 from hashzoo.files import sha256
 from hashzoo.hookspecs import Encoder
 from hashzoo.machine import choose_device
@@ -50,6 +50,10 @@ class HashModel(HashNetwork):
         else:
             self.config, self.folder = stored.config, stored.folder
             self.weights_id = stored.config.weights_sha256[:16]
+
+    def _must_have_folder(self) -> None:
+        if not hasattr(self, "folder"):
+            raise ConfigError("This network has no folder yet; hashzoo.save(network, FOLDER) gives it one.")
 
     @classmethod
     def of(cls: type[M], stored: Stored) -> M:
@@ -106,6 +110,7 @@ class HashModel(HashNetwork):
             ConfigError: `save_directory` holds a model already, or a file of the loaded folder is a link or no regular file.
             HubError: as `push_to_hub`.
         """
+        self._must_have_folder()
         saved = save_folder(save_directory, self, self.config)
         if saved.weights_sha256 == self.config.weights_sha256:
             copy_others(self.folder, save_directory)
@@ -137,6 +142,7 @@ class HashModel(HashNetwork):
         """
         from hashzoo.release import publish
 
+        self._must_have_folder()
         with tempfile.TemporaryDirectory() as parent:  # a copy, since the card changes, and the Hub's cache must not
             folder = Path(parent, self.config.name)
             self.save_pretrained(folder)

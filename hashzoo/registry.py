@@ -293,23 +293,23 @@ def register(kind: str, name: str, target: type | str | Mapping[str, Any], *, su
     registry().register(kind, name, target, summary=summary)
 
 
-def missing_package(kind: str, name: str, package: str | None) -> str | None:
-    """Name the package that has to be installed for a component of a config; None if none is missing.
+def package_of(kind: str, name: str, package: str | None) -> str:
+    """Name the package whose code a component of a config needs: what the core has taken over from another is the core's.
 
-    It is told from the metadata of what is installed; nothing of it is imported. A component that the core has taken over from
-    `package` needs no package.
-
-    >>> missing_package("head", "linear", "hashzoo"), missing_package("head", "best", "no-such-package")
-    (None, 'no-such-package')
-    >>> missing_package("head", "itq", "hashzoo-baselines")
+    >>> package_of("head", "best", "my-heads"), package_of("head", "itq", "hashzoo-baselines"), package_of("head", "linear", None)
+    ('my-heads', 'hashzoo', 'hashzoo')
     """
-    if package is None or (package, kind, name) in MOVED:
-        return None
+    return "hashzoo" if package is None or (package, kind, name) in MOVED else package
+
+
+@functools.cache
+def is_installed(package: str) -> bool:
+    """Say whether a package is installed, by its metadata alone; nothing of it is imported."""
     try:
         importlib.metadata.distribution(package)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        return package
-    return None
+        return False
+    return True
 
 
 def registry() -> Registry:

@@ -664,3 +664,12 @@ def test_an_index_follows_its_pictures_to_another_place(folder: Path, tmp_path: 
     refused(
         run("search", index, moved / "3.png", "--root", f"pictures={tmp_path}/gone"), "--root", "a folder that is there"
     )
+
+
+def test_info_of_a_model_that_was_not_trained(tmp_path: Path) -> None:
+    network = hashzoo.create_model("torchvision/resnet18", bits=16, preprocess={"size": (32, 32)})
+    mine = hashzoo.save(network, tmp_path / "mine").folder
+    (mine / "results.json").write_text('{"format": 2}')
+    said = run("info", f"local-dir:{mine}")
+    assert said.returncode == 0 and "mine" in said.stdout and "trained" not in said.stdout, said.stderr
+    assert json.loads(run("info", f"local-dir:{mine}", "--json").stdout)["results"]["training"] is None

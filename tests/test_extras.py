@@ -4,14 +4,12 @@ import json
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from hashzoo.errors import MissingExtraError, install_line, require_extra
-from hashzoo.registry import missing_package
+from hashzoo.registry import is_installed, package_of
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -116,13 +114,11 @@ def test_what_is_there_is_not_missing():
         require_extra("train", "json", "no_such_module")
 
 
-def test_whether_a_package_is_missing_is_told_without_importing_it(run_python, monkeypatch):
-    code = "import sys; from hashzoo.registry import missing_package as m\n"
-    code += "print(m('head', 'dual-attention', 'hashzoo-dahp'), 'hashzoo_dahp' in sys.modules, 'torch' in sys.modules)"
-    assert run_python(code).stdout == "None False False\n"
-    assert missing_package("head", "best", "no-such-package") == "no-such-package"
-    assert missing_package("head", "best", None) is None
-    monkeypatch.setattr("importlib.metadata.distribution", mock.Mock(side_effect=PackageNotFoundError))
-    assert missing_package("loss", "csq", "hashzoo-baselines") == "hashzoo-baselines"
+def test_whether_a_package_is_missing_is_told_without_importing_it(run_python):
+    code = "import sys; from hashzoo.registry import is_installed\n"
+    code += "print(is_installed('hashzoo-dahp'), 'hashzoo_dahp' in sys.modules, 'torch' in sys.modules)"
+    assert run_python(code).stdout == "True False False\n"
+    assert not is_installed("no-such-package") and not is_installed("")
+    assert package_of("loss", "csq", "hashzoo-baselines") == "hashzoo-baselines"
     for kind, name in (("head", "itq"), ("method", "lsh")):  # the core has them now
-        assert missing_package(kind, name, "hashzoo-baselines") is None
+        assert package_of(kind, name, "hashzoo-baselines") == "hashzoo"

@@ -14,11 +14,14 @@ import torch
 
 import hashzoo
 from hashzoo import machine
-from hashzoo.config import ModelConfig
+from hashzoo.config import ModelConfig, validate
 from hashzoo.encoder import encode
 from hashzoo.engines import ENGINES
 from hashzoo.pretrained import EncoderSpec
+from hashzoo.zoo.folder import read
+from hashzoo.zoo.location import Location
 from hashzoo.zoo.names import shipped_folder
+from hashzoo.zoo.probe import Probe
 from hashzoo.zoo.results import Advice, Found, Results
 
 
@@ -55,9 +58,12 @@ def test_wrong_names_and_arguments():
         hashzoo.create_model("timm/resnet18", bits=8, args={"backbone": {"poool": True}})
 
 
-def test_a_network_made_by_hashmodel_is_warned_of(network):
+def test_a_network_made_by_hashmodel_is_warned_of(network, tmp_path):
     with pytest.warns(DeprecationWarning, match="hashzoo.create_model"):
-        hashzoo.HashModel(*network.refs.values(), bits=8, preprocess=network.preprocess.config)
+        model = hashzoo.HashModel(*network.refs.values(), bits=8, preprocess=network.preprocess.config)
+    for work in (lambda: model.save_pretrained(tmp_path / "x"), lambda: model.push_to_hub("me/mine")):
+        with pytest.raises(hashzoo.ConfigError, match=r"has no folder yet; hashzoo\.save"):
+            work()
 
 
 def test_the_lowest_format_that_says_it_is_written(network, tmp_path):
@@ -164,3 +170,18 @@ class Ones:
 
     def run(self, batch):
         return np.ones((len(batch), 48), dtype=np.float32)
+
+
+def test_a_network_loads_whatever_its_results_say(network, tmp_path, photo):
+    hashzoo.save(network, tmp_path / "mine")
+    for text in ("{", '{"format": 99}'):
+        (tmp_path / "mine" / "results.json").write_text(text)
+        assert hashzoo.load(tmp_path / "mine", device="cpu").encode(photo()).bits == 16
+    with pytest.raises(hashzoo.ConfigError, match="has format 99, this hashzoo reads up to 2; update"):
+        _ = read(Location(tmp_path / "mine")).results
+
+
+def test_a_newer_format_says_so_whatever_the_file(tmp_path):
+    for schema, newest in ((ModelConfig, 2), (Results, 2), (Probe, 1)):
+        with pytest.raises(hashzoo.ConfigError, match=rf"has format {newest + 1}, .* reads up to {newest}; update"):
+            validate(schema, {"format": newest + 1}, "file")

@@ -132,24 +132,19 @@ def info(
 ) -> None:
     """Show a model's config, results and training facts; of a model of the Hub, without its weights."""
     from hashzoo.config import ModelConfig, read_json
-    from hashzoo.zoo import names as zoo
     from hashzoo.zoo.names import locate
     from hashzoo.zoo.results import Results
 
-    folder = locate(name, ("config.json", "results.json")).folder
-    listed = next((item for item in zoo.list_models(name) if item.repo), None)
-    repo, commit = (listed.repo, listed.commit) if listed else (None, None)
-    if name.startswith("hf-hub:"):
-        repo, commit = name.removeprefix("hf-hub:").partition("@")[0], folder.name
-    if repo and commit == folder.name:  # in the Hub's cache, which may hold a part of the files
-        from hashzoo.zoo import hub
-
-        size = sum(size for _, size in (hub.recorded(repo, commit) or {}).values())
+    location = locate(name, ("config.json", "results.json"))
+    folder, repo, commit = location.folder, location.repo, location.commit
+    if location.files:  # in the Hub's cache, which may hold a part of the files
+        size = sum(size for _, size in location.files.values())
     else:
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     config = read_json(ModelConfig, folder / "config.json").model_dump(mode="json")
-    results = folder / "results.json"
-    facts = read_json(Results, results).model_dump(mode="json") if results.exists() else None
+    path = folder / "results.json"
+    results = read_json(Results, path) if path.exists() else Results()
+    facts = results.model_dump(mode="json") if path.exists() else None
     if as_json:
         known = {"folder": folder, "repo": repo, "commit": commit, "size": size}
         print_json({**known, "config": config, "results": facts})
@@ -160,17 +155,15 @@ def info(
     lines += [["classes", ", ".join(config["classes"])], ["MB", f"{size / 1e6:.1f}"], ["folder", folder]]
     lines += [["on the Hub", f"{repo} at {commit}"]] if repo else []
     lines += [["licence of weights", config["license"]]]
-    if facts:
-        training = facts["training"]
-        lines.append(["licence of training data", training["data_license"] or "not known to hashzoo"])
-        lines.append(["trained", f"{training['epochs']} epochs, seed {training['seed']}, {training['data_copy']}"])
-        spread = Results.model_validate(facts).spread()
-        for place, row in enumerate(facts["rows"]):
-            over = f"one seed, {row['seed']}: spread not known"
-            if spread and place == 0:
-                over = f"{spread} over {len(spread.seeds)} seeds"
-            number = f"{row['map']:.4f} ({over}) under {row['protocol']}, ties {row['ties']}"
-            lines.append([f"mAP@{row['top_k'] or 'all'}", number])
+    if training := results.training:
+        lines.append(["licence of training data", training.data_license or "not known to hashzoo"])
+        lines.append(["trained", f"{training.epochs} epochs, seed {training.seed}, {training.data_copy}"])
+    spread = results.spread() if training else None
+    for place, row in enumerate(results.rows):
+        over = f"one seed, {row.seed}: spread not known"
+        if spread and place == 0:
+            over = f"{spread} over {len(spread.seeds)} seeds"
+        lines.append([f"mAP@{row.top_k or 'all'}", f"{row.map:.4f} ({over}) under {row.protocol}, ties {row.ties}"])
     print_table(["fact", name], lines)
 
 

@@ -45,20 +45,15 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Print the code of each image in hexadecimal, most significant bit first."""
-    import numpy as np
-
     import hashzoo
 
     model = hashzoo.load(name, device=device)
-    rows = []
-    batches = model.encode_batches(
-        [str(path) for path in images],
-        precision=precision,
-        on_error="raise" if on_error == "raise" else lambda error: say(f"Skipped: {error}", fg="yellow", err=True),
-    )
-    for places, u in batches:
-        packed = np.packbits(u.numpy() >= 0, axis=1)
-        rows += [[str(images[place]), code.tobytes().hex()] for place, code in zip(places, packed, strict=True)]
+    codes = model.encode([str(path) for path in images], precision=precision, on_error=on_error)
+    for _, reason in codes.failed:
+        say(f"Skipped: {reason}", fg="yellow", err=True)
+    left_out = {position for position, _ in codes.failed}
+    read = [str(path) for position, path in enumerate(images) if position not in left_out]
+    rows = [[path, code.tobytes().hex()] for path, code in zip(read, codes.packed, strict=True)]
     if as_json:
         print_json([{"path": path, "code": code, "bits": model.bits, "model": model.name} for path, code in rows])
     else:

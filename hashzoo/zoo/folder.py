@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -95,25 +96,33 @@ class Stored:
         location: where it was read.
         config: of config.json.
         weights: the bytes of model.safetensors, whose hash is the config's.
-        results: of results.json; None where there is none.
     """
 
     location: Location
     config: ModelConfig
     weights: bytes
-    results: Results | None
 
     @property
     def folder(self) -> Path:
         """The model's folder."""
         return self.location.folder
 
+    @functools.cached_property
+    def results(self) -> Results | None:
+        """What results.json says, read when it is first asked for, since a network runs without; None where there is none.
+
+        Raises:
+            ConfigError: it is wrong.
+        """
+        path = self.folder / "results.json"
+        return read_json(Results, path) if path.exists() else None
+
 
 def read(location: Location) -> Stored:
-    """Read config, weights and results of a model's folder; what is parsed are the very bytes that were hashed.
+    """Read config and weights of a model's folder; the weights that are parsed are the very bytes that were hashed.
 
     Raises:
-        ConfigError: config.json is missing, newer, or wrong, or results.json is wrong.
+        ConfigError: config.json is missing, newer, or wrong.
         WeightsError: the weights are missing, or their hash is not the config's.
     """
     folder = location.folder
@@ -127,8 +136,7 @@ def read(location: Location) -> Stored:
         raise WeightsError(
             f"{path} is damaged: its sha256 is not the config's; fetch or copy the model's folder again."
         )
-    results = folder / "results.json"
-    return Stored(location, config, weights, read_json(Results, results) if results.exists() else None)
+    return Stored(location, config, weights)
 
 
 @overload
@@ -214,8 +222,10 @@ def _read_weights(path: Path, digest: str) -> bytes | None:
 def _read_backbone(source: BackboneSource, like: dict[str, Tensor]) -> dict[str, Tensor]:
     """Read the backbone's tensors from the file of the model that has them; `like` has their names and shapes."""
     wanted = {key: value for key, value in like.items() if key.startswith(BACKBONE)}
-    places = []
+    places: list[Path] = []
     for location in _places(source):
+        if location.folder in places:
+            continue
         places.append(location.folder)
         path = location.folder / WEIGHTS
         data = _read_weights(path, source.weights_sha256) if path.exists() else None

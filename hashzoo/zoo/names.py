@@ -7,7 +7,6 @@ importing the package. hashzoo's own models come the same way. Imports no torch,
 from __future__ import annotations
 
 import fnmatch
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -20,7 +19,7 @@ from typing import Any
 
 from hashzoo.errors import ConfigError, UnknownNameError, unknown
 from hashzoo.files import read_json_value, sha256
-from hashzoo.registry import MOVED
+from hashzoo.registry import is_installed, package_of
 from hashzoo.zoo.location import Files, Location
 
 GROUP = "hashzoo.models"
@@ -67,16 +66,7 @@ class ModelInfo:
     @property
     def missing(self) -> list[str]:
         """The packages that it needs and that are not installed."""
-        return [package for package in self.packages if not _is_installed(package)]
-
-
-@functools.cache
-def _is_installed(package: str) -> bool:
-    try:
-        importlib.metadata.distribution(package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return False
-    return True
+        return [package for package in self.packages if not is_installed(package)]
 
 
 def model_folders() -> list[Path]:
@@ -131,7 +121,12 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
             "map": rows[0]["map"] if rows else None,
             "top_k": rows[0].get("top_k") if rows else None,
             "license": config["license"],
-            "packages": sorted({_package_of(kind, config[kind]) for kind in ("backbone", "head", "quantizer")}),
+            "packages": sorted(
+                {
+                    package_of(kind, config[kind]["name"], config[kind].get("package"))
+                    for kind in ("backbone", "head", "quantizer")
+                }
+            ),
             "size": sum(path.stat().st_size for path in files),
             "weights": any(path.name == "model.safetensors" for path in files),
             "files": {path.name: [sha256(path), path.stat().st_size] for path in files} if hashes else {},
@@ -144,12 +139,6 @@ def describe(folder: Path, *, hashes: bool = False) -> dict[str, Any]:
         return facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no model's folder ({type(error).__name__}: {error}).") from error
-
-
-def _package_of(kind: str, ref: dict[str, Any]) -> str:
-    """The package whose code a component of a config needs."""
-    package = ref.get("package") or "hashzoo"
-    return "hashzoo" if (package, kind, ref["name"]) in MOVED else package
 
 
 def find_models() -> dict[str, ModelInfo]:
@@ -165,7 +154,10 @@ def _each() -> Iterator[ModelInfo]:
         yield from _described(Path(root))
     for folder in model_folders():
         if (folder / CATALOG).is_file():
-            yield from (_info(entry, folder / entry["name"]) for entry in read_catalog(folder))
+            try:
+                yield from [_info(entry, folder / entry["name"]) for entry in read_catalog(folder)]
+            except ConfigError as error:
+                warnings.warn(f"{error} Its models are passed over.", stacklevel=2)
         else:
             yield from _described(folder)
 
@@ -186,12 +178,16 @@ def read_catalog(folder: Path) -> list[dict[str, Any]]:
         ConfigError: it cannot be read.
     """
     try:
-        return list(json.loads((folder / CATALOG).read_text(encoding="utf-8"))["models"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = list(json.loads((folder / CATALOG).read_text(encoding="utf-8"))["models"])
+        for entry in entries:
+            _info(entry, folder / entry["name"])
+        return entries
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{folder / CATALOG} cannot be read ({error}); install its package again.") from error
 
 
 def _info(entry: dict[str, Any], folder: Path) -> ModelInfo:
+    """Make what a listing says of an entry, as `describe` or a catalogue has it."""
     files = {name: (digest, size) for name, (digest, size) in entry["files"].items()}
     return ModelInfo(**{**entry, "files": files, "packages": tuple(entry["packages"])}, folder=folder)
 

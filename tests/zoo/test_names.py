@@ -59,3 +59,23 @@ def test_a_path_is_a_model_too(package):
     assert hashzoo.load(package, device="cpu").folder == package
     with pytest.raises(hashzoo.UnknownNameError, match="is no model's folder"):
         hashzoo.load(package.parent, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        "",
+        "{",
+        "[]",
+        '{"models": 3}',
+        '{"models": [3]}',
+        '{"models": [{"name": "theirs"}]}',
+        '{"models": ' + "[" * 10**5,
+    ],
+)
+def test_a_broken_catalogue_of_others_costs_only_theirs(package, catalog):
+    (package.parent / "catalog.json").write_text(catalog)
+    with pytest.warns(UserWarning, match=r"catalog\.json cannot be read .* Its models are passed over"):
+        assert {info.name for info in list_models()} >= {NAME}
+    with pytest.warns(UserWarning, match="passed over"):
+        assert locate(NAME).folder == shipped_folder() / NAME
